@@ -1,0 +1,537 @@
+//! A webhook config: where an organisation wants which events (docs/WIRE.md section 6), its stored form in
+//! `configs`, and the endpoint prepared from it for sending.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Url;
+
+use super::clock::UnixMillis;
+use super::ids::{ConfigId, OrganisationId};
+use super::retry_policy::MAX_RETRIES_LIMIT;
+use super::signature::{Secret, SigningKey};
+
+/// Longest URL, in bytes.
+pub const URL_MAX_BYTES: usize = 2048;
+/// Most event types of one config.
+pub const EVENTS_MAX: usize = 256;
+/// Longest event type, in bytes.
+pub const EVENT_TYPE_MAX_BYTES: usize = 128;
+/// Most custom headers of one config.
+pub const HEADERS_MAX: usize = 32;
+/// Longest value of a custom header, in bytes.
+pub const HEADER_VALUE_MAX_BYTES: usize = 4096;
+/// `maxRetries` where a config gives none.
+pub const MAX_RETRIES_DEFAULT: u32 = 3;
+
+/// A webhook config as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Its id.
+    pub id: ConfigId,
+    /// The organisation that it belongs to.
+    pub organisation: OrganisationId,
+    /// Raised by every change; a 410 disables only the version that its attempt used.
+    pub version: u64,
+    /// Where deliveries go.
+    pub url: EndpointUrl,
+    /// Event types that it wants, exactly and case-sensitively; never empty.
+    pub events: Vec<EventType>,
+    /// What signs its deliveries.
+    pub secret: Secret,
+    /// False pauses without deleting.
+    pub active: bool,
+    /// Automatic retries after the first attempt, 0 to 10.
+    pub max_retries: u32,
+    /// Custom headers, sent verbatim.
+    pub headers: CustomHeaders,
+    /// When it was made.
+    pub created_at: UnixMillis,
+    /// When it was changed last.
+    pub updated_at: UnixMillis,
+    /// Why Postrider set `active` to false, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<Disabled>,
+}
+
+/// Why and when Postrider disabled a config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disabled {
+    /// The reason.
+    pub reason: DisabledReason,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// Why Postrider disabled a config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DisabledReason {
+    /// The receiver answered 410.
+    Gone,
+}
+
+/// What is left of a deleted config, so that its queued deliveries end as `failed` instead of waiting forever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// The config's id.
+    pub id: ConfigId,
+    /// The organisation that it belonged to.
+    pub organisation: OrganisationId,
+    /// When it was deleted.
+    pub deleted_at: UnixMillis,
+}
+
+/// A value of the `configs` hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum StoredConfig {
+    /// A config.
+    Config(Config),
+    /// A deleted one.
+    Tombstone(Tombstone),
+}
+
+/// An event's type: `^[a-z0-9]+([._-][a-z0-9]+)*$`, at most 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventType(Arc<str>);
+
+/// An `http` or `https` URL that deliveries can be sent to, as it was given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EndpointUrl {
+    text: Arc<str>,
+    parsed: Url,
+}
+
+/// Custom headers, checked: no name that Postrider sets itself, no value that HTTP forbids.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CustomHeaders(BTreeMap<String, String>);
+
+/// Why a part of a config is not acceptable; the caller knows the field's path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidConfig(pub String);
+
+/// A config prepared for sending: everything that does not change from one attempt to the next.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The config's id: connections are pooled by it.
+    pub config: ConfigId,
+    /// The version that this was prepared from.
+    pub version: u64,
+    /// The URL as it was given, for the log.
+    pub url: Arc<str>,
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// The host, without brackets where it is an IPv6 address.
+    pub host: Arc<str>,
+    /// The port.
+    pub port: u16,
+    /// The `Host` header's value (the port left out where it is the scheme's).
+    pub authority: HeaderValue,
+    /// The request target in origin form.
+    pub path_and_query: http::Uri,
+    /// Custom headers.
+    pub headers: HeaderMap,
+    /// The prepared signing key.
+    pub signing_key: SigningKey,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Prepares the config for sending.
+    ///
+    /// # Errors
+    /// When a part cannot be put into an HTTP request, which the constructors of the parts rule out.
+    pub fn endpoint(&self) -> Result<Endpoint, InvalidConfig> {
+        let invalid = |what: &str| InvalidConfig(format!("{what} cannot be sent over HTTP"));
+        let url = &self.url.parsed;
+        let host = url.host_str().ok_or_else(|| invalid("url host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| invalid("url port"))?;
+        let authority = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let bare_host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        Ok(Endpoint {
+            config: self.id,
+            version: self.version,
+            url: Arc::clone(&self.url.text),
+            tls: url.scheme() == "https",
+            host: bare_host.into(),
+            port,
+            authority: HeaderValue::from_str(&authority).map_err(|_| invalid("url host"))?,
+            path_and_query: path.parse().map_err(|_| invalid("url path"))?,
+            headers: self.headers.to_header_map()?,
+            signing_key: self.secret.signing_key(),
+        })
+    }
+}
+
+// === impl StoredConfig ===
+
+impl StoredConfig {
+    /// The id of the config that it is or was.
+    #[must_use]
+    pub const fn id(&self) -> ConfigId {
+        match self {
+            Self::Config(config) => config.id,
+            Self::Tombstone(tombstone) => tombstone.id,
+        }
+    }
+
+    /// The organisation.
+    #[must_use]
+    pub const fn organisation(&self) -> &OrganisationId {
+        match self {
+            Self::Config(config) => &config.organisation,
+            Self::Tombstone(tombstone) => &tombstone.organisation,
+        }
+    }
+}
+
+// === impl EventType ===
+
+impl EventType {
+    /// # Errors
+    /// When the text does not have the shape.
+    pub fn new(text: &str) -> Result<Self, InvalidConfig> {
+        if Self::has_shape(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidConfig(
+                "expected lower-case letters and digits joined by '.', '_' or '-', at most 128 characters"
+                    .into(),
+            ))
+        }
+    }
+
+    /// Whether `text` has the shape of an event type.
+    #[must_use]
+    pub fn has_shape(text: &str) -> bool {
+        let joiner = |b: u8| matches!(b, b'.' | b'_' | b'-');
+        let bytes = text.as_bytes();
+        (1..=EVENT_TYPE_MAX_BYTES).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || joiner(*b))
+            && bytes.split(|b| joiner(*b)).all(|word| !word.is_empty())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text, shared.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for EventType {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl EndpointUrl ===
+
+impl EndpointUrl {
+    /// Parses a URL: `https`, or `http` where `allow_http`; with a host, without user, password or fragment.
+    ///
+    /// # Errors
+    /// Says which of these is not so.
+    pub fn new(text: &str, allow_http: bool) -> Result<Self, InvalidConfig> {
+        let invalid = |what: &str| Err(InvalidConfig(what.to_owned()));
+        if text.len() > URL_MAX_BYTES {
+            return invalid("expected a URL of at most 2048 bytes");
+        }
+        let Ok(parsed) = Url::parse(text) else { return invalid("expected an absolute https URL") };
+        match parsed.scheme() {
+            "https" => {}
+            "http" if allow_http => {}
+            "http" => return invalid("expected an https URL (http is for development, with --allow-http)"),
+            _ => return invalid("expected an https URL"),
+        }
+        if parsed.host_str().is_none_or(str::is_empty) {
+            return invalid("expected a URL with a host");
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return invalid("expected a URL without user and password (send credentials with 'headers')");
+        }
+        if parsed.fragment().is_some() {
+            return invalid("expected a URL without a fragment ('#...')");
+        }
+        if parsed.port() == Some(0) {
+            return invalid("expected a port from 1 to 65535");
+        }
+        if parsed.host_str().is_some_and(|host| host.parse::<Authority>().is_err()) {
+            return invalid("expected a host that HTTP can carry");
+        }
+        Ok(Self { text: text.into(), parsed })
+    }
+
+    /// The URL as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The URL, parsed.
+    #[must_use]
+    pub const fn parsed(&self) -> &Url {
+        &self.parsed
+    }
+}
+
+impl fmt::Debug for EndpointUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+// === impl CustomHeaders ===
+
+/// Names that Postrider or HTTP itself sets, besides everything that begins with `x-nudj-`.
+const RESERVED_HEADERS: [&str; 14] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "traceparent",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authorization",
+];
+
+impl CustomHeaders {
+    /// Checks names and values.
+    ///
+    /// # Errors
+    /// Names the header that cannot be sent, and why.
+    pub fn new(headers: BTreeMap<String, String>) -> Result<Self, InvalidConfig> {
+        if headers.len() > HEADERS_MAX {
+            return Err(InvalidConfig(format!("expected at most {HEADERS_MAX} headers")));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for (name, value) in &headers {
+            let lower = name.to_ascii_lowercase();
+            let invalid = |what: &str| Err(InvalidConfig(format!("'{name}': {what}")));
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                return invalid("expected a header name (RFC 9110 section 5.1)");
+            }
+            if RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("x-nudj-") {
+                return invalid("this header is set by Postrider and may not be overridden");
+            }
+            if value.len() > HEADER_VALUE_MAX_BYTES {
+                return invalid("expected a value of at most 4096 bytes");
+            }
+            if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) || value.trim() != value {
+                return invalid("expected a value of visible ASCII without spaces around it");
+            }
+            if !seen.insert(lower) {
+                return invalid("the same header is given twice");
+            }
+        }
+        Ok(Self(headers))
+    }
+
+    /// Names and values, as given.
+    #[must_use]
+    pub const fn as_map(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
+    fn to_header_map(&self) -> Result<HeaderMap, InvalidConfig> {
+        let mut map = HeaderMap::with_capacity(self.0.len());
+        for (name, value) in &self.0 {
+            let invalid = || InvalidConfig(format!("header '{name}' cannot be sent over HTTP"));
+            let header_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+            let mut header_value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+            header_value.set_sensitive(true);
+            map.insert(header_name, header_value);
+        }
+        Ok(map)
+    }
+}
+
+/// Names only: values are credentials as often as not.
+impl fmt::Debug for CustomHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+// === serde: the stored form is text, and reading it validates as the constructors do ===
+
+fn refused<E: serde::de::Error>(invalid: InvalidConfig) -> E {
+    E::custom(invalid.0)
+}
+
+impl Serialize for EventType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?).map_err(refused)
+    }
+}
+
+impl Serialize for EndpointUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for EndpointUrl {
+    /// A stored URL was checked when it was put; whether `http` may still be used is the attempt's to decide.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?, true).map_err(refused)
+    }
+}
+
+impl Serialize for CustomHeaders {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for CustomHeaders {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(BTreeMap::deserialize(deserializer)?).map_err(refused)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).ok_or_else(|| serde::de::Error::custom("expected a secret of 1 to 256 bytes"))
+    }
+}
+
+/// Checks `maxRetries`.
+///
+/// # Errors
+/// When it lies outside 0..=10.
+pub fn check_max_retries(value: u64) -> Result<u32, InvalidConfig> {
+    u32::try_from(value)
+        .ok()
+        .filter(|retries| *retries <= MAX_RETRIES_LIMIT)
+        .ok_or_else(|| InvalidConfig("expected an integer from 0 to 10".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Config {
+        Config {
+            id: ConfigId::from_bytes([1; 12]),
+            organisation: OrganisationId::new("org_1").unwrap(),
+            version: 1,
+            url: EndpointUrl::new(url, true).unwrap(),
+            events: vec![EventType::new("reward.earned").unwrap()],
+            secret: Secret::new("whsec_x").unwrap(),
+            active: true,
+            max_retries: 3,
+            headers: CustomHeaders::new([("X-Key".to_owned(), "v".to_owned())].into()).unwrap(),
+            created_at: UnixMillis(1),
+            updated_at: UnixMillis(2),
+            disabled: None,
+        }
+    }
+
+    #[test]
+    fn a_stored_config_round_trips() {
+        let stored = StoredConfig::Config(config("https://a.example/x?y=1"));
+        let json = serde_json::to_string(&stored).unwrap();
+        assert_eq!(serde_json::from_str::<StoredConfig>(&json).unwrap(), stored);
+        assert!(json.starts_with(r#"{"kind":"config","id":"0101"#), "{json}");
+    }
+
+    #[test]
+    fn an_endpoint_is_prepared_in_origin_form() {
+        let endpoint = config("http://[::1]:8080/a%20b?c=d").endpoint().unwrap();
+        assert_eq!((&*endpoint.host, endpoint.port, endpoint.tls), ("::1", 8080, false));
+        assert_eq!(endpoint.authority, "[::1]:8080");
+        assert_eq!(endpoint.path_and_query.to_string(), "/a%20b?c=d");
+        let endpoint = config("https://a.example").endpoint().unwrap();
+        assert_eq!((endpoint.port, endpoint.authority.to_str().unwrap()), (443, "a.example"));
+        assert_eq!(endpoint.path_and_query.to_string(), "/");
+    }
+
+    #[test]
+    fn urls_that_cannot_be_targets_are_refused_with_the_reason() {
+        for (url, word) in [
+            ("", "absolute"),
+            ("ftp://a/", "https"),
+            ("http://a/", "--allow-http"),
+            ("https://u:p@a/", "password"),
+            ("https://a/#x", "fragment"),
+            ("https://a:0/", "port"),
+        ] {
+            let error = EndpointUrl::new(url, false).unwrap_err();
+            assert!(error.0.contains(word), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn headers_that_would_break_the_contract_are_refused() {
+        for (name, value) in [
+            ("Content-Type", "x"),
+            ("HOST", "x"),
+            ("x-nudj-signature", "x"),
+            ("a b", "x"),
+            ("X-A", "line\r\nX-B: 1"),
+            ("X-A", "é"),
+        ] {
+            let headers = [(name.to_owned(), value.to_owned())].into();
+            assert!(CustomHeaders::new(headers).is_err(), "{name}: {value}");
+        }
+        let twice = [("X-A".to_owned(), "1".to_owned()), ("x-a".to_owned(), "2".to_owned())].into();
+        assert!(CustomHeaders::new(twice).is_err());
+    }
+
+    #[test]
+    fn event_types_have_the_contracts_shape() {
+        for good in ["reward.earned", "a", "auth.email", "shopify.orders_create", "reward-claim", "a1.b2"] {
+            assert!(EventType::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Reward.earned", ".a", "a.", "a..b", "a b", "*", &"a".repeat(129)] {
+            assert!(EventType::new(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Postrider: a Redis-centric, high-throughput webhook dispatcher.
+#![forbid(unsafe_code)]
+
+pub mod domain;
