@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod redis;
+pub mod settings;

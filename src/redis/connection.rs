@@ -1,0 +1,274 @@
+//! Connections to Redis: the address, a pool for the admin API, the CLI and the samplers, and a [`Link`] per
+//! worker that reconnects by itself.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, Value};
+
+use super::keys::Keys;
+use super::scripts;
+use crate::settings::redis::RedisSettings;
+
+/// Connections of the pool that the admin API, the CLI and the samplers share.
+const POOL_SIZE: usize = 16;
+
+/// Longest wait for TCP, TLS and the greeting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A failed operation on Redis: what was done, and what Redis or the network said.
+#[derive(Debug, thiserror::Error)]
+#[error("redis: {operation}: {cause}")]
+pub struct RedisError {
+    /// What was being done, as a gerund with the key's noun.
+    pub operation: &'static str,
+    /// What went wrong.
+    #[source]
+    pub cause: Cause,
+}
+
+/// What went wrong with an operation.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The client or the server said so.
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    /// No connection could be had from the pool.
+    #[error("no connection: {0}")]
+    Pool(String),
+    /// The answer has another shape than the command's documentation says.
+    #[error("unexpected answer: {0}")]
+    Answer(String),
+    /// A setting cannot be used.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// Shorthand of this room.
+pub type Result<T> = std::result::Result<T, RedisError>;
+
+/// One Redis and one namespace in it. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis {
+    client: Client,
+    pool: Pool,
+    keys: Arc<Keys>,
+    response_timeout: Duration,
+}
+
+/// A worker's own connection: multiplexed, not shared with other threads, reconnected on the next use after
+/// an error of the connection.
+pub struct Link {
+    redis: Redis,
+    connection: RefCell<Option<MultiplexedConnection>>,
+    response_timeout: Option<Duration>,
+}
+
+// === impl RedisError ===
+
+impl RedisError {
+    /// Wraps a cause.
+    pub fn new(operation: &'static str, cause: impl Into<Cause>) -> Self {
+        Self { operation, cause: cause.into() }
+    }
+
+    /// An answer of another shape than documented.
+    pub fn answer(operation: &'static str, what: impl Into<String>) -> Self {
+        Self { operation, cause: Cause::Answer(what.into()) }
+    }
+
+    /// The error's first word as Redis writes it (`NOGROUP`, `OOM`, `READONLY`...), if the server said it.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match &self.cause {
+            Cause::Redis(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection, not the command, is at fault.
+    #[must_use]
+    pub fn is_connection(&self) -> bool {
+        match &self.cause {
+            Cause::Redis(error) => breaks_connection(error),
+            Cause::Pool(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Whether a connection is of no further use after `error`: the network failed, an answer is overdue (later
+/// answers would be taken for those of other commands), or the server is no longer a writable primary.
+fn breaks_connection(error: &redis::RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || matches!(error.kind(), ErrorKind::Parse)
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
+}
+
+/// Adds the operation to a client error.
+pub(crate) trait During<T> {
+    /// Names what was being done.
+    fn during(self, operation: &'static str) -> Result<T>;
+}
+
+impl<T> During<T> for std::result::Result<T, redis::RedisError> {
+    fn during(self, operation: &'static str) -> Result<T> {
+        self.map_err(|error| RedisError::new(operation, error))
+    }
+}
+
+// === impl Redis ===
+
+impl Redis {
+    /// Prepares connections to `url`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the URL or the namespace cannot be used.
+    pub fn new(url: &str, settings: &RedisSettings) -> Result<Self> {
+        let operation = "preparing connections";
+        let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
+        if url.starts_with("redis+sentinel://") || url.starts_with("redis+cluster://") {
+            return Err(setting(
+                "redis-url: Sentinel and Cluster are not supported yet; use redis://, rediss:// or unix://"
+                    .into(),
+            ));
+        }
+        let keys = Keys::new(&settings.namespace)
+            .ok_or_else(|| setting("namespace: expected 1 to 64 of A-Z a-z 0-9 _ . -".into()))?;
+        let client = Client::open(url).during(operation)?;
+        let manager = Manager::new(url).during(operation)?;
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .wait_timeout(Some(settings.response_timeout))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(settings.response_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| setting(error.to_string()))?;
+        Ok(Self { client, pool, keys: Arc::new(keys), response_timeout: settings.response_timeout })
+    }
+
+    /// The key names.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// A connection of the pool, for everything that is not a worker's.
+    ///
+    /// # Errors
+    /// When none can be had.
+    pub(crate) async fn pooled(&self, operation: &'static str) -> Result<deadpool_redis::Connection> {
+        self.pool.get().await.map_err(|error| RedisError { operation, cause: Cause::Pool(error.to_string()) })
+    }
+
+    /// A new connection of its own. `response_timeout` of `None` waits without end: for blocking reads, whose
+    /// caller keeps the time.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) async fn connect(&self, response_timeout: Option<Duration>) -> Result<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(response_timeout);
+        self.client.get_multiplexed_async_connection_with_config(&config).await.during("connecting")
+    }
+
+    /// A worker's link for commands that answer at once.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        Link {
+            redis: self.clone(),
+            connection: RefCell::new(None),
+            response_timeout: Some(self.response_timeout),
+        }
+    }
+
+    /// A worker's link for blocking reads.
+    #[must_use]
+    pub fn blocking_link(&self, longest_block: Duration) -> Link {
+        Link {
+            redis: self.clone(),
+            connection: RefCell::new(None),
+            response_timeout: Some(self.response_timeout + longest_block),
+        }
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// The key names.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        self.redis.keys()
+    }
+
+    /// Whether the next use goes out on a connection that is already there.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connection.borrow().is_some()
+    }
+
+    /// Drops the connection; the next use makes a new one.
+    pub fn disconnect(&self) {
+        self.connection.borrow_mut().take();
+    }
+
+    async fn connected(&self) -> Result<MultiplexedConnection> {
+        if let Some(connection) = self.connection.borrow().as_ref() {
+            return Ok(connection.clone());
+        }
+        let mut connection = self.redis.connect(self.response_timeout).await?;
+        scripts::load_all(&mut connection).await?;
+        *self.connection.borrow_mut() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// The command's error, or the connection's; the latter drops the connection.
+    pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T> {
+        let mut connection = self.connected().await?;
+        let answer = command.query_async(&mut connection).await;
+        self.judge(answer.during(operation))
+    }
+
+    /// Sends a pipeline and gives each command's answer or error: one failed command hides no other's answer.
+    ///
+    /// # Errors
+    /// The connection's error: then nothing is known of any command.
+    pub async fn pipeline(&self, operation: &'static str, pipeline: &Pipeline) -> Result<Vec<Result<Value>>> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.connected().await?;
+        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let answers = self.judge(answers.during(operation))?;
+        let each =
+            answers.into_iter().map(|value| self.judge(value.extract_error().during(operation))).collect();
+        Ok(each)
+    }
+
+    fn judge<T>(&self, answer: Result<T>) -> Result<T> {
+        if let Err(error) = &answer
+            && error.is_connection()
+        {
+            self.disconnect();
+        }
+        answer
+    }
+}

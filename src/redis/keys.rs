@@ -1,0 +1,224 @@
+//! Every key of the keyspace is one function; beside each stands its type (docs/REDIS.md, "Keys").
+
+use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId, ShardNumber, StreamId};
+
+/// Most shards of a keyspace.
+pub const SHARDS_MAX: u16 = 64;
+
+/// The name of the consumer group on every `events` stream.
+pub const GROUP: &str = "dispatchers";
+
+/// The namespace of a keyspace: makes the control keys, and each shard's [`ShardKeys`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    namespace: String,
+}
+
+/// The keys of one shard: all share its hash tag, so one step of work is one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardKeys {
+    /// `postrider:{S}:`
+    prefix: String,
+    /// The shard's number.
+    pub shard: ShardNumber,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// The keyspace under `namespace`: 1 to 64 of `[A-Za-z0-9_.-]`; `None` otherwise.
+    #[must_use]
+    pub fn new(namespace: &str) -> Option<Self> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        let fits = (1..=64).contains(&namespace.len()) && namespace.bytes().all(allowed);
+        fits.then(|| Self { namespace: namespace.to_owned() })
+    }
+
+    /// The keys of `shard`.
+    #[must_use]
+    pub fn shard(&self, shard: ShardNumber) -> ShardKeys {
+        ShardKeys { prefix: format!("{}:{{{}}}:", self.namespace, shard_tag(shard)), shard }
+    }
+
+    /// hash: config id -> JSON ([`crate::domain::config::StoredConfig`])
+    #[must_use]
+    pub fn configs(&self) -> String {
+        self.control("configs")
+    }
+
+    /// capped stream: which config or token changed
+    #[must_use]
+    pub fn changes(&self) -> String {
+        self.control("changes")
+    }
+
+    /// hash: SHA-256(token) -> JSON ([`crate::domain::token::Token`])
+    #[must_use]
+    pub fn tokens(&self) -> String {
+        self.control("tokens")
+    }
+
+    /// capped stream: who changed what
+    #[must_use]
+    pub fn audit(&self) -> String {
+        self.control("audit")
+    }
+
+    /// hash: keyspaceVersion, shards, configSequence
+    #[must_use]
+    pub fn meta(&self) -> String {
+        self.control("meta")
+    }
+
+    fn control(&self, name: &str) -> String {
+        format!("{}:{{control}}:{name}", self.namespace)
+    }
+}
+
+// === impl ShardKeys ===
+
+impl ShardKeys {
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// stream with the group [`GROUP`]: what producers `XADD`
+    #[must_use]
+    pub fn events(&self) -> String {
+        self.key("events")
+    }
+
+    /// string: greatest stream id at or below which everything has a durable fate
+    #[must_use]
+    pub fn floor(&self) -> String {
+        self.key("floor")
+    }
+
+    /// zset, score = lease end in ms: live consumers
+    #[must_use]
+    pub fn replicas(&self) -> String {
+        self.key("replicas")
+    }
+
+    /// zset, score = when due in ms: that config's parked and retrying deliveries
+    #[must_use]
+    pub fn queue(&self, config: ConfigId) -> String {
+        format!("{}queue:{config}", self.prefix)
+    }
+
+    /// zset, score = when to look next in ms: configs whose queue is not empty
+    #[must_use]
+    pub fn due(&self) -> String {
+        self.key("due")
+    }
+
+    /// string: a packed [`crate::domain::delivery::DeliveryRecord`]
+    #[must_use]
+    pub fn delivery(&self, id: DeliveryId) -> String {
+        format!("{}delivery:{id}", self.prefix)
+    }
+
+    /// string: u32 count, then a body over 4 KiB
+    #[must_use]
+    pub fn body(&self, id: StreamId) -> String {
+        format!("{}body:{id}", self.prefix)
+    }
+
+    /// capped stream of log pages
+    #[must_use]
+    pub fn log(&self, config: ConfigId) -> String {
+        format!("{}log:{config}", self.prefix)
+    }
+
+    /// capped stream of payload pages
+    #[must_use]
+    pub fn bodies(&self, config: ConfigId) -> String {
+        format!("{}bodies:{config}", self.prefix)
+    }
+
+    /// hash: logRows, logBytes, bodyBytes, queueBytes, failedBytes
+    #[must_use]
+    pub fn size(&self, config: ConfigId) -> String {
+        format!("{}size:{config}", self.prefix)
+    }
+
+    /// zset, score = failed at in ms: failed deliveries that can be retried by hand
+    #[must_use]
+    pub fn failed(&self, config: ConfigId) -> String {
+        format!("{}failed:{config}", self.prefix)
+    }
+
+    /// capped stream: entries that could not be understood, with the reason
+    #[must_use]
+    pub fn rejected(&self) -> String {
+        self.key("rejected")
+    }
+
+    /// string with expiry: the stream id that a nonce was published under
+    #[must_use]
+    pub fn nonce(&self, organisation: &OrganisationId, nonce: &str) -> String {
+        format!("{}nonce:{organisation}:{nonce}", self.prefix)
+    }
+}
+
+/// The hash tag of a shard: its number, then the shortest suffix of `a`..`zzz` whose slot falls into band
+/// `(54 + bitreverse6(n)) mod 64` of 64 equal bands of the 16,384 slots. Plain numbers would put 8 shards on
+/// 4 of 8 primaries; bands in bit-reversed order spread any number of shards evenly.
+#[must_use]
+pub fn shard_tag(shard: ShardNumber) -> String {
+    let number = shard.0 % SHARDS_MAX;
+    let reversed = (number << 10).reverse_bits();
+    let band = (54 + reversed) % 64;
+    let in_band = |tag: &str| slot(tag.as_bytes()) / 256 == band;
+    let plain = number.to_string();
+    if in_band(&plain) {
+        return plain;
+    }
+    let letters = || (b'a'..=b'z').map(char::from);
+    let one = letters().map(|a| format!("{number}{a}"));
+    let two = letters().flat_map(|a| letters().map(move |b| format!("{number}{a}{b}")));
+    let three = letters()
+        .flat_map(|a| letters().flat_map(move |b| letters().map(move |c| format!("{number}{a}{b}{c}"))));
+    one.chain(two).chain(three).find(|tag| in_band(tag)).unwrap_or(plain)
+}
+
+/// The hash slot of a tag: CRC-16/XMODEM modulo 16,384 (Redis Cluster specification, "Key distribution model").
+fn slot(tag: &[u8]) -> u16 {
+    let crc =
+        tag.iter().fold(0_u16, |crc, byte| {
+            (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+            })
+        });
+    crc % 16_384
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_the_documented_ones_and_fill_every_band_once() {
+        let tags: Vec<String> = (0..SHARDS_MAX).map(|n| shard_tag(ShardNumber(n))).collect();
+        assert_eq!(tags[..4], ["0", "1ac", "2fb", "3di"]);
+        let mut bands: Vec<u16> = tags.iter().map(|tag| slot(tag.as_bytes()) / 256).collect();
+        bands.sort_unstable();
+        assert_eq!(bands, (0..64).collect::<Vec<u16>>());
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // CLUSTER KEYSLOT 123456789 answers 12739, the specification's check value 0x31C3.
+        assert_eq!(slot(b"123456789"), 0x31C3);
+    }
+
+    #[test]
+    fn namespaces_cannot_break_a_key() {
+        for bad in ["", "a:b", "{a}", "a b", &"a".repeat(65)] {
+            assert_eq!(Keys::new(bad), None, "{bad}");
+        }
+        let keys = Keys::new("postrider").unwrap();
+        assert_eq!(keys.shard(ShardNumber(0)).events(), "postrider:{0}:events");
+        assert_eq!(keys.configs(), "postrider:{control}:configs");
+    }
+}

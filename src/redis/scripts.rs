@@ -1,0 +1,81 @@
+//! The Lua scripts, each with its arity in its type. A script's file begins with `#!lua flags=allow-oom` (all
+//! but publish: a full Redis must still drain), then a header: purpose, KEYS, ARGV, returns, bound, why atomic.
+
+use std::sync::OnceLock;
+
+use redis::Cmd;
+use redis::aio::MultiplexedConnection;
+
+use super::connection::{During, Result};
+
+/// A script with `KEYS` fixed keys and `ARGS` fixed arguments; those that work on a batch take more of both
+/// behind them.
+pub struct Script<const KEYS: usize, const ARGS: usize> {
+    /// The file's name without `.lua`.
+    pub name: &'static str,
+    /// The file's text.
+    pub source: &'static str,
+    sha: OnceLock<String>,
+}
+
+impl<const KEYS: usize, const ARGS: usize> Script<KEYS, ARGS> {
+    const fn new(name: &'static str, source: &'static str) -> Self {
+        Self { name, source, sha: OnceLock::new() }
+    }
+
+    fn sha(&self) -> &str {
+        self.sha.get_or_init(|| redis::Script::new(self.source).get_hash().to_owned())
+    }
+
+    /// The command that runs it.
+    #[must_use]
+    pub fn call(&self, keys: [&str; KEYS], args: [&[u8]; ARGS]) -> Cmd {
+        self.call_batch(keys, &[], args, &[])
+    }
+
+    /// The command that runs it on a batch: `more_keys` and `more_args` follow the fixed ones.
+    #[must_use]
+    pub fn call_batch(
+        &self,
+        keys: [&str; KEYS],
+        more_keys: &[String],
+        args: [&[u8]; ARGS],
+        more_args: &[Vec<u8>],
+    ) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.sha()).arg(KEYS + more_keys.len()).arg(&keys[..]).arg(more_keys);
+        for arg in args.into_iter().chain(more_args.iter().map(Vec::as_slice)) {
+            command.arg(arg);
+        }
+        command
+    }
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal <$keys:literal, $args:literal>;)*) => {
+        $($(#[$doc])* pub static $constant: Script<$keys, $args> =
+            Script::new($name, include_str!(concat!("scripts/", $name, ".lua")));)*
+
+        /// Every script: name, source, fixed keys, fixed arguments.
+        pub static ALL: &[(&str, &str, usize, usize)] = &[
+            $(($name, include_str!(concat!("scripts/", $name, ".lua")), $keys, $args),)*
+        ];
+    };
+}
+
+scripts! {}
+
+/// Loads every script, so that `EVALSHA` can stand in pipelines.
+///
+/// # Errors
+/// When Redis refuses one.
+pub(crate) async fn load_all(connection: &mut MultiplexedConnection) -> Result<()> {
+    let mut pipeline = redis::pipe();
+    for (_, source, _, _) in ALL {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(*source).ignore();
+    }
+    if pipeline.is_empty() {
+        return Ok(());
+    }
+    pipeline.query_async(connection).await.during("loading scripts")
+}

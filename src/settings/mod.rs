@@ -1,0 +1,31 @@
+//! Every setting of the process as one validated value, one file per section.
+//!
+//! Owns: names, defaults, units, reasons, and the order file < environment < flags. May use: `domain`.
+//! Reading reports every mistake at once; what exists is valid.
+
+pub mod delivery;
+pub mod limits;
+pub mod process;
+pub mod redis;
+pub mod retention;
+
+use self::delivery::DeliverySettings;
+use self::limits::LimitSettings;
+use self::process::ProcessSettings;
+use self::redis::RedisSettings;
+use self::retention::RetentionSettings;
+
+/// All settings.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Which Redis, which namespace, how many shards.
+    pub redis: RedisSettings,
+    /// Listeners, roles, data directory, worker count.
+    pub process: ProcessSettings,
+    /// How one attempt is made and when it is repeated.
+    pub delivery: DeliverySettings,
+    /// Bounds on what is held in memory and in flight.
+    pub limits: LimitSettings,
+    /// Bounds on what is kept in Redis.
+    pub retention: RetentionSettings,
+}

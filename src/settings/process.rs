@@ -1,0 +1,51 @@
+//! The process: what it listens on, which roles it takes, where its data lies.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// What a replica does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Reads the stream and makes first attempts.
+    pub intake: bool,
+    /// Claims what is due and makes further attempts.
+    pub retry: bool,
+    /// Serves the admin API.
+    pub admin: bool,
+}
+
+/// Process settings.
+#[derive(Clone, Debug)]
+pub struct ProcessSettings {
+    /// The admin API's address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The operator's address: `/livez`, `/readyz`, `/metrics`.
+    pub ops_listen: SocketAddr,
+    /// What this replica does.
+    pub roles: Roles,
+    /// Where the embedded Redis keeps its data.
+    pub data_dir: PathBuf,
+    /// Loopback port of the embedded Redis beside its socket; `None` opens none.
+    pub embedded_redis_port: Option<u16>,
+    /// Workers, each a thread; one per core unless set.
+    pub workers: usize,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self { intake: true, retry: true, admin: true }
+    }
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            ops_listen: (Ipv4Addr::LOCALHOST, 9464).into(),
+            roles: Roles::default(),
+            data_dir: "./postrider-data".into(),
+            embedded_redis_port: None,
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Which Redis, which part of its keyspace.
+
+use std::time::Duration;
+
+/// Redis settings.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://` or `unix://`; `None` starts the embedded server.
+    pub url: Option<String>,
+    /// Prefix of every key; 1 to 64 of `[A-Za-z0-9_.-]`.
+    pub namespace: String,
+    /// Shards that a new keyspace gets; afterwards only checked against `meta`.
+    pub shards: u16,
+    /// Goes on with an eviction policy other than `noeviction`.
+    pub allow_eviction: bool,
+    /// Longest wait for an answer to a command that does not block.
+    pub response_timeout: Duration,
+    /// How long a worker's lease lasts; renewed at a third of it. A dead worker's entries are taken over
+    /// after two of these at most.
+    pub lease: Duration,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            namespace: "postrider".into(),
+            shards: 1,
+            allow_eviction: false,
+            response_timeout: Duration::from_secs(5),
+            lease: Duration::from_secs(10),
+        }
+    }
+}

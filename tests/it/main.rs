@@ -1,0 +1,6 @@
+//! Tests against real parts: Redis, sockets, TLS, processes. One binary, so that it links once.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[allow(dead_code)]
+mod support;
