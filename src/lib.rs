@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod metrics;
 pub mod redis;
+pub mod routing;
 pub mod settings;
+pub mod settle;
