@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod lanes;
 pub mod metrics;
 pub mod redis;
 pub mod routing;

@@ -13,7 +13,6 @@ use crate::domain::delivery::Delivery;
 use crate::domain::ids::EventId;
 use crate::domain::outcome::AttemptResult;
 use crate::redis::deliveries::Claim;
-use crate::routing::Target;
 
 /// A worker's name on one shard's group, for as long as its lease holds.
 #[derive(Debug)]
@@ -45,6 +44,8 @@ pub struct Job {
     pub ticket: Option<Rc<Ticket>>,
     /// Why this worker may decide its fate.
     pub hold: RefCell<Hold>,
+    /// Its number in the worker's lanes.
+    pub number: Cell<u64>,
     /// Its attempt is under way (or over).
     pub started: Cell<bool>,
     /// Its fate is queued for a flush.
@@ -70,8 +71,12 @@ pub enum Hold {
 /// An attempt that is over.
 #[derive(Clone, Debug)]
 pub struct Attempted {
-    /// What it was sent to.
-    pub target: Arc<Target>,
+    /// The URL that was used.
+    pub url: Arc<str>,
+    /// The version of the config that it used: a 410 disables only that one.
+    pub config_version: u64,
+    /// The config's `maxRetries` when it was sent.
+    pub max_retries: u32,
     /// When it began.
     pub at: UnixMillis,
     /// What it gave.
@@ -147,6 +152,7 @@ impl Job {
             since: Instant::now(),
             ticket,
             hold: RefCell::new(hold),
+            number: Cell::new(0),
             started: Cell::new(false),
             settling: Cell::new(false),
             _credit: credit,

@@ -3,7 +3,7 @@
 //!
 //! Owns: what a worker holds in memory (jobs, tickets, credit), the verdict on an attempt, the flush. Reads and
 //! writes: `delivery:*`, `queue:*`, `failed:*`, `log:*`, `bodies:*`, `events` (XACK) through `redis`. May use:
-//! `domain`, `redis`, `settings`, `metrics`, `routing`'s targets. Woken by: an outcome, or a write that failed
+//! `domain`, `redis`, `settings`, `metrics`. Woken by: an outcome, or a write that failed
 //! and is due again.
 //!
 //! The order of writes is the promise: an event enters the `XACK` of a later flush than the writes that it

@@ -209,10 +209,9 @@ impl Settler {
 
     fn decide(&self, job: &Rc<Job>, attempted: &Attempted) {
         let parts = &self.parts;
-        let config = &attempted.target.config;
-        let tried = job.delivery.tried.and(attempted.at, &attempted.target.endpoint.url, &attempted.result);
+        let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
         let schedule = &parts.settings.delivery.schedule;
-        match judge(&attempted.result, &tried, config.max_retries, schedule, rand::random()) {
+        match judge(&attempted.result, &tried, attempted.max_retries, schedule, rand::random()) {
             Verdict::Delivered => {
                 let row = self.attempt_row(job, attempted, &tried, Status::Delivered);
                 let first_hold = matches!(*job.hold.borrow(), Hold::Event);
@@ -229,7 +228,7 @@ impl Settler {
             }
             Verdict::Failed(reason) => {
                 if reason == FailReason::Gone {
-                    self.chores.borrow_mut().gone.push((config.id, config.version));
+                    self.chores.borrow_mut().gone.push((job.delivery.config, attempted.config_version));
                 }
                 let mut row = self.attempt_row(job, attempted, &tried, Status::Failed);
                 row.reason = Some(reason);
@@ -245,7 +244,7 @@ impl Settler {
     }
 
     fn push_lost_row(&self, job: &Rc<Job>, attempted: &Attempted) {
-        let tried = job.delivery.tried.and(attempted.at, &attempted.target.endpoint.url, &attempted.result);
+        let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
         let status = match attempted.result.outcome() {
             crate::domain::outcome::Outcome::Delivered => Status::Delivered,
             _ => Status::Retrying,
@@ -325,7 +324,7 @@ impl Settler {
         LogRow {
             delivery: job.delivery.id,
             event_type: Arc::clone(&job.delivery.event_type),
-            url: Arc::clone(&attempted.target.endpoint.url),
+            url: Arc::clone(&attempted.url),
             status,
             attempt: tried.attempts,
             at: attempted.at,
