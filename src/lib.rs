@@ -1,6 +1,7 @@
 //! Postrider: a Redis-centric, high-throughput webhook dispatcher.
 #![forbid(unsafe_code)]
 
+pub mod attempt;
 pub mod domain;
 pub mod lanes;
 pub mod metrics;
