@@ -3,9 +3,11 @@
 
 pub mod attempt;
 pub mod domain;
+pub mod intake;
 pub mod lanes;
 pub mod metrics;
 pub mod redis;
+pub mod retry;
 pub mod routing;
 pub mod settings;
 pub mod settle;
