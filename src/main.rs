@@ -1,1 +1,3 @@
+//! The program `postrider`.
+
 fn main() {}
