@@ -4,5 +4,6 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 pub mod connection;
+pub mod directory;
 pub mod keys;
 pub mod scripts;
