@@ -3,7 +3,11 @@
 //! Owns: key names (`keys`), scripts (`scripts/`), connections, and one file per noun of the keyspace.
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
+pub mod configs;
 pub mod connection;
 pub mod directory;
+pub mod follower;
 pub mod keys;
+pub mod publish;
 pub mod scripts;
+pub mod tokens;
