@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+pub mod admin;
 pub mod domain;
 pub mod intake;
 pub mod lanes;
