@@ -6,3 +6,4 @@
 pub mod connection;
 pub mod keys;
 pub mod scripts;
+pub mod seen;
