@@ -4,6 +4,7 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 pub mod connection;
+pub mod embedded;
 pub mod keys;
 pub mod scripts;
 pub mod seen;
