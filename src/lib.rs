@@ -1,7 +1,12 @@
 //! Postrider: a Redis-centric, high-throughput webhook dispatcher.
 #![forbid(unsafe_code)]
 
+pub mod attempt;
 pub mod domain;
+pub mod lanes;
+pub mod metrics;
 pub mod receiver;
 pub mod redis;
+pub mod routing;
 pub mod settings;
+pub mod settle;
