@@ -4,6 +4,7 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 mod answer;
+pub mod append;
 pub mod connection;
 pub mod deliveries;
 pub mod embedded;
@@ -11,6 +12,7 @@ pub mod events;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
+pub mod log_tally;
 pub mod log_write;
 pub mod scripts;
 pub mod seen;
