@@ -22,6 +22,9 @@ pub const PAYLOAD_MAX_BYTES: usize = 16 * 1024;
 /// Size at which a payload page takes no further payload, and so ends its log page.
 pub const PAYLOAD_PAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Byte offset of the number of rows in a log page: the script that trims the log reads it.
+pub const PAGE_ROW_COUNT_OFFSET: usize = 9;
+
 const PAGE_VERSION: u8 = 1;
 
 /// The delivery's status after the row, exactly the contract's four.
@@ -217,9 +220,10 @@ impl PageBuilder {
         }
         let mut log = Vec::with_capacity(16 + self.packed_strings.len() + self.packed_rows.len());
         put_head(&mut log, self.key);
+        // At most 64, so one byte at a fixed place: the script that trims the log reads it there.
+        log.push(u8::try_from(self.rows).unwrap_or(u8::MAX));
         put_length(&mut log, self.strings.len());
         log.extend_from_slice(&self.packed_strings);
-        put_length(&mut log, self.rows);
         log.extend_from_slice(&self.packed_rows);
         let payloads = (self.payload_count > 0).then(|| {
             let mut page = Vec::with_capacity(16 + self.payloads.len());
@@ -252,28 +256,12 @@ impl LogPage {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
         let key = take_head(&mut input)?;
+        let count = take_row_count(&mut input)?;
         let strings = (0..input.length()?)
             .map(|_| input.text().map(Arc::from))
             .collect::<Result<Vec<Arc<str>>, Malformed>>()?;
-        let count = input.length()?;
-        if count > PAGE_ROWS_MAX {
-            return Err(input.malformed("at most 64 rows"));
-        }
         let rows = (0..count).map(|_| take_row(&mut input, &strings)).collect::<Result<_, _>>()?;
         Ok(Self { key, rows })
-    }
-
-    /// The number of rows of a packed page, without unpacking them: what a reader of sizes needs.
-    ///
-    /// # Errors
-    /// As [`LogPage::decode`].
-    pub fn count_rows(bytes: &[u8]) -> Result<usize, Malformed> {
-        let mut input = Reader::new(bytes);
-        take_head(&mut input)?;
-        for _ in 0..input.length()? {
-            input.bytes()?;
-        }
-        input.length()
     }
 }
 
@@ -314,6 +302,13 @@ fn take_head(input: &mut Reader<'_>) -> Result<PageKey, Malformed> {
         return Err(input.malformed("page version 1"));
     }
     Ok(PageKey(input.array()?))
+}
+
+fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
+    match usize::from(input.u8()?) {
+        count if count <= PAGE_ROWS_MAX => Ok(count),
+        _ => Err(input.malformed("at most 64 rows")),
+    }
 }
 
 fn take_row(input: &mut Reader<'_>, strings: &[Arc<str>]) -> Result<LogRow, Malformed> {
@@ -385,7 +380,7 @@ mod tests {
                 builder.push(row, Some(&payload));
             }
             let page = builder.finish().unwrap();
-            prop_assert_eq!(LogPage::count_rows(&page.log), Ok(rows.len()));
+            prop_assert_eq!(usize::from(page.log[PAGE_ROW_COUNT_OFFSET]), rows.len());
             let payloads = PayloadPage::decode(&page.payloads.unwrap()).unwrap();
             prop_assert_eq!(payloads.key, key);
             prop_assert_eq!(payloads.payloads.len(), rows.len());
@@ -395,7 +390,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_page_or_an_error(bytes: Vec<u8>) {
-            let _ = (LogPage::decode(&bytes), PayloadPage::decode(&bytes), LogPage::count_rows(&bytes));
+            let _ = (LogPage::decode(&bytes), PayloadPage::decode(&bytes));
         }
     }
 

@@ -3,6 +3,12 @@
 //! Owns: key names (`keys`), scripts (`scripts/`), connections, and one file per noun of the keyspace.
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
+mod answer;
 pub mod connection;
+pub mod deliveries;
+pub mod events;
 pub mod keys;
+pub mod keyspace;
+pub mod leases;
+pub mod log_write;
 pub mod scripts;

@@ -63,7 +63,30 @@ macro_rules! scripts {
     };
 }
 
-scripts! {}
+scripts! {
+    /// Gives deliveries their next durable fate.
+    SETTLE = "settle" <7, 6>;
+    /// Claims due deliveries.
+    CLAIM = "claim" <2, 5>;
+    /// Puts claimed deliveries back.
+    PUT_BACK = "put_back" <2, 2>;
+    /// Takes or renews a worker's lease.
+    RENEW = "renew" <1, 3>;
+    /// Takes over a dead consumer's entries.
+    RECLAIM = "reclaim" <2, 4>;
+    /// Removes a consumer that owns nothing.
+    LEAVE = "leave" <2, 1>;
+    /// Raises a shard's floor.
+    RAISE_FLOOR = "raise_floor" <2, 0>;
+    /// Makes a stream's consumer group.
+    ENSURE_GROUP = "ensure_group" <2, 0>;
+    /// Keeps an entry that could not be understood.
+    REJECT = "reject" <1, 4>;
+    /// Keeps a config's log within its caps.
+    TRIM_LOG = "trim_log" <3, 7>;
+    /// Drops failed deliveries past their caps.
+    EVICT_FAILED = "evict_failed" <2, 1>;
+}
 
 /// Loads every script, so that `EVALSHA` can stand in pipelines.
 ///

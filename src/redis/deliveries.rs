@@ -1,0 +1,444 @@
+//! Deliveries that are queued or failed: giving them a fate, claiming, putting back, reading records.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{Cmd, Value, cmd, pipe};
+
+use super::answer::{Answer, int_of, list_of, text_of};
+use super::connection::{Link, RedisError, Result};
+use super::keys::ShardKeys;
+use super::scripts::{CLAIM, EVICT_FAILED, PUT_BACK, SETTLE};
+use crate::domain::clock::UnixMillis;
+use crate::domain::delivery::DeliveryRecord;
+use crate::domain::ids::{ConfigId, DeliveryId, StreamId};
+use crate::domain::log::PackedPage;
+use crate::settings::retention::RetentionSettings;
+
+/// Most deliveries of one script call: bounds the time for which it blocks Redis.
+pub const BATCH_MAX: usize = 64;
+
+/// What proves that the caller may decide a delivery's fate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Its event is pending for this consumer, and the delivery has no record yet.
+    Pending {
+        /// The event.
+        event: StreamId,
+        /// The consumer that read it.
+        consumer: std::rc::Rc<str>,
+    },
+    /// Its score in the queue is still the one that the caller's claim set.
+    Claimed(Claim),
+}
+
+/// The score that a claim or a hand-off set, ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim(pub i64);
+
+/// The fate to give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Into the queue, due after `delay`.
+    Queue {
+        /// Until it is due.
+        delay: Duration,
+        /// Until the scheduler looks at its config.
+        look: Duration,
+        /// The record.
+        record: Vec<u8>,
+        /// The body, where it lies apart and the delivery has no record yet; else empty.
+        apart: Bytes,
+    },
+    /// Into the queue as claimed by the caller for `lease`: its attempt is still under way.
+    HandOff {
+        /// How long the claim holds.
+        lease: Duration,
+        /// The record.
+        record: Vec<u8>,
+        /// As in `Queue`.
+        apart: Bytes,
+    },
+    /// Into the failed set.
+    Fail {
+        /// The record.
+        record: Vec<u8>,
+        /// As in `Queue`.
+        apart: Bytes,
+    },
+    /// Delivered: record, queue entry and body share go.
+    Finish,
+}
+
+/// One delivery's fate, to be applied.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Why the caller may decide.
+    pub proof: Proof,
+    /// What is decided.
+    pub step: Step,
+}
+
+/// What became of a fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is durable; with the delivery's new score.
+    Now(Claim),
+    /// An earlier application, or an earlier owner's, was durable already.
+    Before,
+    /// Not applied: the queue is full.
+    QueueFull,
+    /// Not applied: the caller no longer owns the delivery.
+    Lost,
+}
+
+/// The answer of one settle call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Per delivery, in the call's order.
+    pub applied: Vec<Applied>,
+    /// Deliveries in the failed set.
+    pub failed_count: u64,
+    /// Bytes of their records.
+    pub failed_bytes: u64,
+}
+
+/// What a claim gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The score that stands for it.
+    pub claim: Claim,
+    /// When to look at the config again; `None` when its queue is empty.
+    pub next: Option<UnixMillis>,
+    /// The claimed deliveries.
+    pub ids: Vec<DeliveryId>,
+}
+
+/// Which deliveries a claim takes, and when the config is looked at next.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimRequest {
+    /// At most so many, and never more than [`BATCH_MAX`]; 0 only moves the next look.
+    pub max: usize,
+    /// How long the claim holds.
+    pub lease: Duration,
+    /// Only what has been due for this long.
+    pub overdue_by: Duration,
+    /// Look again no sooner than after this.
+    pub hold: Duration,
+}
+
+/// The command that settles up to [`BATCH_MAX`] deliveries of one config and writes their log page.
+#[must_use]
+pub fn settle_command(
+    keys: &ShardKeys,
+    config: ConfigId,
+    fates: &[Fate],
+    page: Option<&PackedPage>,
+    retention: &RetentionSettings,
+) -> Cmd {
+    let mut more_keys = Vec::with_capacity(2 * fates.len());
+    let mut more_args = Vec::with_capacity(9 * fates.len());
+    for fate in fates {
+        more_keys.push(keys.delivery(fate.id));
+        more_keys.push(keys.body(fate.id.event().stream_id()));
+        fate.push_args(&mut more_args);
+    }
+    let empty: &[u8] = &[];
+    let log = page.map_or(empty, |page| &page.log);
+    let payloads = page.and_then(|page| page.payloads.as_deref()).unwrap_or(empty);
+    SETTLE.call_batch(
+        [
+            &keys.events(),
+            &keys.queue(config),
+            &keys.due(),
+            &keys.failed(config),
+            &keys.size(config),
+            &keys.log(config),
+            &keys.bodies(config),
+        ],
+        &more_keys,
+        [
+            config.to_string().as_bytes(),
+            &config.bytes(),
+            log,
+            payloads,
+            retention.queue_max.to_string().as_bytes(),
+            retention.queue_bytes_max.to_string().as_bytes(),
+        ],
+        &more_args,
+    )
+}
+
+/// Reads the answer of [`settle_command`] for `count` deliveries.
+///
+/// # Errors
+/// When it has another shape.
+pub fn settle_answer(value: Value, count: usize) -> Result<Settled> {
+    let operation = "settling deliveries";
+    let mut answer = Answer::new(operation, value)?;
+    let applied = (0..count)
+        .map(|_| {
+            let (status, score) = (answer.int()?, answer.int()?);
+            match status {
+                0 => Ok(Applied::Lost),
+                1 => Ok(Applied::Now(Claim(score))),
+                2 => Ok(Applied::Before),
+                3 => Ok(Applied::QueueFull),
+                other => Err(RedisError::answer(operation, format!("status {other}"))),
+            }
+        })
+        .collect::<Result<_>>()?;
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(Settled { applied, failed_count: number(answer.int()?), failed_bytes: number(answer.int()?) })
+}
+
+/// Claims due deliveries of `config` and moves its next look.
+///
+/// # Errors
+/// Redis's.
+pub async fn claim(
+    link: &Link,
+    keys: &ShardKeys,
+    config: ConfigId,
+    request: ClaimRequest,
+) -> Result<Claimed> {
+    let operation = "claiming deliveries";
+    let call = CLAIM.call(
+        [&keys.queue(config), &keys.due()],
+        [
+            config.to_string().as_bytes(),
+            request.max.min(BATCH_MAX).to_string().as_bytes(),
+            &millis(request.lease),
+            &millis(request.overdue_by),
+            &millis(request.hold),
+        ],
+    );
+    let mut answer = Answer::new(operation, link.query(operation, &call).await?)?;
+    let claim = Claim(answer.int()?);
+    let next = u64::try_from(answer.int()?).ok().map(UnixMillis);
+    let ids = answer.texts()?.iter().map(|text| delivery_id(operation, text)).collect::<Result<_>>()?;
+    Ok(Claimed { claim, next, ids })
+}
+
+/// Puts claimed deliveries of `config` back, due at once; answers how many were still the caller's.
+///
+/// # Errors
+/// Redis's.
+pub async fn put_back(
+    link: &Link,
+    keys: &ShardKeys,
+    config: ConfigId,
+    claimed: &[(DeliveryId, Claim)],
+    look: Duration,
+) -> Result<u64> {
+    let mut count = 0;
+    for batch in claimed.chunks(BATCH_MAX) {
+        let more: Vec<Vec<u8>> = batch
+            .iter()
+            .flat_map(|(id, claim)| [id.to_string().into_bytes(), claim.0.to_string().into_bytes()])
+            .collect();
+        let call = PUT_BACK.call_batch(
+            [&keys.queue(config), &keys.due()],
+            &[],
+            [config.to_string().as_bytes(), &millis(look)],
+            &more,
+        );
+        count += link.query::<u64>("putting deliveries back", &call).await?;
+    }
+    Ok(count)
+}
+
+/// Configs whose next look is at or before `now`, the earliest first, at most `max`; and the time of the
+/// earliest look that is later.
+///
+/// # Errors
+/// Redis's.
+pub async fn due_configs(
+    link: &Link,
+    keys: &ShardKeys,
+    now: UnixMillis,
+    max: usize,
+) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
+    let operation = "reading due configs";
+    let mut commands = pipe();
+    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
+    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
+    commands.arg("LIMIT").arg(0).arg(1);
+    let mut answers = link.pipeline(operation, &commands).await?.into_iter();
+    let (Some(due), Some(later)) = (answers.next(), answers.next()) else {
+        return Err(RedisError::answer(operation, "two lists expected"));
+    };
+    let configs = list_of(operation, due?)?
+        .into_iter()
+        .map(|value| {
+            let text = text_of(operation, value)?;
+            text.parse().map_err(|_| RedisError::answer(operation, "a member that is no config id"))
+        })
+        .collect::<Result<_>>()?;
+    let next = match list_of(operation, later?)?.pop() {
+        Some(score) => u64::try_from(int_of(operation, score)?).ok().map(UnixMillis),
+        None => None,
+    };
+    Ok((configs, next))
+}
+
+/// The first deliveries in a config's queue with their scores, whether due or not, at most [`BATCH_MAX`].
+///
+/// # Errors
+/// Redis's.
+pub async fn queued(link: &Link, keys: &ShardKeys, config: ConfigId) -> Result<Vec<(DeliveryId, Claim)>> {
+    let operation = "reading a queue";
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.queue(config)).arg(0).arg(BATCH_MAX - 1).arg("WITHSCORES");
+    let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
+    let mut found = Vec::new();
+    while let (Some(id), Some(score)) = (flat.next(), flat.next()) {
+        let id = delivery_id(operation, &text_of(operation, id)?)?;
+        found.push((id, Claim(int_of(operation, score)?)));
+    }
+    Ok(found)
+}
+
+/// The packed records of these deliveries, `None` where there is none.
+///
+/// # Errors
+/// Redis's.
+pub async fn records(link: &Link, keys: &ShardKeys, ids: &[DeliveryId]) -> Result<Vec<Option<Vec<u8>>>> {
+    let mut commands = pipe();
+    for id in ids {
+        commands.cmd("GET").arg(keys.delivery(*id));
+    }
+    strings(link, "reading records", &commands).await
+}
+
+/// Which of these deliveries have a record.
+///
+/// # Errors
+/// Redis's.
+pub async fn have_records(link: &Link, keys: &ShardKeys, ids: &[DeliveryId]) -> Result<Vec<bool>> {
+    let operation = "looking for records";
+    let mut commands = pipe();
+    for id in ids {
+        commands.cmd("EXISTS").arg(keys.delivery(*id));
+    }
+    let answers = link.pipeline(operation, &commands).await?;
+    answers.into_iter().map(|answer| Ok(int_of(operation, answer?)? == 1)).collect()
+}
+
+/// The bodies that lie apart for these events, `None` where there is none.
+///
+/// # Errors
+/// Redis's.
+pub async fn bodies(link: &Link, keys: &ShardKeys, events: &[StreamId]) -> Result<Vec<Option<Bytes>>> {
+    let mut commands = pipe();
+    for event in events {
+        commands.cmd("GET").arg(keys.body(*event));
+    }
+    let found = strings(link, "reading bodies", &commands).await?;
+    // The first four bytes count the deliveries that wait for the body.
+    Ok(found
+        .into_iter()
+        .map(|value| value.filter(|v| v.len() >= 4).map(|v| Bytes::from(v).slice(4..)))
+        .collect())
+}
+
+/// Drops the oldest failed deliveries of `config`, at most [`BATCH_MAX`]; answers how many went.
+///
+/// # Errors
+/// Redis's.
+pub async fn evict_failed(
+    link: &Link,
+    keys: &ShardKeys,
+    config: ConfigId,
+    failed_before: Option<UnixMillis>,
+    max: usize,
+) -> Result<u64> {
+    let operation = "evicting failed deliveries";
+    let mut command = cmd("ZRANGEBYSCORE");
+    let until = failed_before.map_or_else(|| "+inf".to_owned(), |before| format!("({}", before.0));
+    command.arg(keys.failed(config)).arg("-inf").arg(until).arg("LIMIT").arg(0).arg(max.min(BATCH_MAX));
+    let ids: Vec<String> = link.query(operation, &command).await?;
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let mut more_keys = Vec::with_capacity(2 * ids.len());
+    for id in &ids {
+        let id = delivery_id(operation, id)?;
+        more_keys.push(keys.delivery(id));
+        more_keys.push(keys.body(id.event().stream_id()));
+    }
+    let more_args: Vec<Vec<u8>> = ids.into_iter().map(String::into_bytes).collect();
+    let fixed = [&keys.failed(config)[..], &keys.size(config)];
+    let call = EVICT_FAILED.call_batch(fixed, &more_keys, [&config.bytes()], &more_args);
+    link.query(operation, &call).await
+}
+
+/// Unpacks a record and checks that it is `config`'s.
+///
+/// # Errors
+/// When the stored bytes are not a record of that config.
+pub fn unpack(bytes: &[u8], config: ConfigId) -> Result<DeliveryRecord> {
+    let operation = "unpacking a record";
+    let record =
+        DeliveryRecord::decode(bytes).map_err(|error| RedisError::answer(operation, error.to_string()))?;
+    if record.config == config {
+        Ok(record)
+    } else {
+        Err(RedisError::answer(operation, "the record belongs to another config"))
+    }
+}
+
+// === impl Fate ===
+
+impl Fate {
+    fn push_args(&self, args: &mut Vec<Vec<u8>>) {
+        args.push(self.id.to_string().into_bytes());
+        match &self.proof {
+            Proof::Pending { event, consumer } => {
+                args.extend([b"p".to_vec(), event.to_string().into_bytes(), consumer.as_bytes().to_vec()]);
+            }
+            Proof::Claimed(claim) => {
+                args.extend([b"c".to_vec(), claim.0.to_string().into_bytes(), Vec::new()])
+            }
+        }
+        let zero = || b"0".to_vec();
+        match &self.step {
+            Step::Queue { delay, look, record, apart } => {
+                args.extend([b"q".to_vec(), millis(*delay), millis(*look), record.clone(), apart.to_vec()]);
+            }
+            Step::HandOff { lease, record, apart } => {
+                args.extend([b"h".to_vec(), millis(*lease), millis(*lease), record.clone(), apart.to_vec()]);
+            }
+            Step::Fail { record, apart } => {
+                args.extend([b"f".to_vec(), zero(), zero(), record.clone(), apart.to_vec()]);
+            }
+            Step::Finish => args.extend([b"d".to_vec(), zero(), zero(), Vec::new(), Vec::new()]),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> Vec<u8> {
+    duration.as_millis().to_string().into_bytes()
+}
+
+fn delivery_id(operation: &'static str, text: &str) -> Result<DeliveryId> {
+    text.parse().map_err(|_| RedisError::answer(operation, "a member that is no delivery id"))
+}
+
+async fn strings(
+    link: &Link,
+    operation: &'static str,
+    commands: &redis::Pipeline,
+) -> Result<Vec<Option<Vec<u8>>>> {
+    let answers = link.pipeline(operation, commands).await?;
+    answers
+        .into_iter()
+        .map(|answer| match answer? {
+            Value::BulkString(bytes) => Ok(Some(bytes)),
+            Value::Nil => Ok(None),
+            _ => Err(RedisError::answer(operation, "expected strings")),
+        })
+        .collect()
+}

@@ -1,0 +1,201 @@
+//! The `events` stream of a shard, from the dispatchers' side: reading, own pending entries, acknowledging,
+//! rejecting, the floor and the trim behind it.
+
+use std::time::Duration;
+
+use redis::{Value, cmd, pipe};
+
+use super::answer::{Answer, fields_of, int_of, list_of, text_of};
+use super::connection::{Link, RedisError, Result};
+use super::keys::{GROUP, ShardKeys};
+use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, REJECT};
+use crate::domain::event::Rejection;
+use crate::domain::ids::StreamId;
+
+/// An entry as read: its id and its fields, still unchecked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEntry {
+    /// Its id.
+    pub id: StreamId,
+    /// Names and values, in their order.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// An entry that is pending for a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingEntry {
+    /// Its id.
+    pub id: StreamId,
+    /// How many times it was given to a consumer.
+    pub deliveries: u64,
+}
+
+/// What `raise_floor` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// The floor; `None` while there is no stream.
+    pub floor: Option<String>,
+    /// Entries that are pending for any consumer.
+    pub pending: u64,
+}
+
+/// Entries that one `XTRIM` removes at most: keeps it under a millisecond.
+const TRIM_LIMIT: u32 = 10_000;
+
+/// Reads new entries for `consumer`; an empty list when none came within `block`.
+///
+/// # Errors
+/// Redis's; `NOGROUP` when the group is gone.
+pub async fn read(
+    link: &Link,
+    keys: &ShardKeys,
+    consumer: &str,
+    count: u32,
+    block: Option<Duration>,
+) -> Result<Vec<StreamEntry>> {
+    let operation = "reading events";
+    let mut command = cmd("XREADGROUP");
+    command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count);
+    if let Some(block) = block {
+        command.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+    }
+    command.arg("STREAMS").arg(keys.events()).arg(">");
+    let answer: Value = link.query(operation, &command).await?;
+    if answer == Value::Nil {
+        return Ok(Vec::new());
+    }
+    let mut streams = list_of(operation, answer)?;
+    let Some(stream) = streams.pop() else { return Ok(Vec::new()) };
+    let mut name_and_entries = list_of(operation, stream)?;
+    let entries = name_and_entries.pop().ok_or_else(|| RedisError::answer(operation, "no entries"))?;
+    list_of(operation, entries)?.into_iter().map(|entry| entry_of(operation, entry)).collect()
+}
+
+/// Entries that are pending for `consumer`, from `after` (exclusive) on, at most `count`.
+///
+/// # Errors
+/// Redis's.
+pub async fn own_pending(
+    link: &Link,
+    keys: &ShardKeys,
+    consumer: &str,
+    after: Option<StreamId>,
+    count: u32,
+) -> Result<Vec<PendingEntry>> {
+    let operation = "listing own pending events";
+    let start = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+    let mut command = cmd("XPENDING");
+    command.arg(keys.events()).arg(GROUP).arg(start).arg("+").arg(count).arg(consumer);
+    let answer: Value = link.query(operation, &command).await?;
+    list_of(operation, answer)?
+        .into_iter()
+        .map(|row| {
+            let mut row = list_of(operation, row)?.into_iter();
+            let id = row.next().ok_or_else(|| RedisError::answer(operation, "no id"))?;
+            let deliveries = row.nth(2).ok_or_else(|| RedisError::answer(operation, "no count"))?;
+            Ok(PendingEntry {
+                id: id_of(operation, id)?,
+                deliveries: u64::try_from(int_of(operation, deliveries)?).unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+/// The entries with these ids; one that the stream no longer holds is missing from the answer.
+///
+/// # Errors
+/// Redis's.
+pub async fn fetch(link: &Link, keys: &ShardKeys, ids: &[StreamId]) -> Result<Vec<StreamEntry>> {
+    let operation = "fetching events";
+    let mut commands = pipe();
+    for id in ids {
+        commands.cmd("XRANGE").arg(keys.events()).arg(id.to_string()).arg(id.to_string());
+    }
+    let mut entries = Vec::with_capacity(ids.len());
+    for answer in link.pipeline(operation, &commands).await? {
+        for entry in list_of(operation, answer?)? {
+            entries.push(entry_of(operation, entry)?);
+        }
+    }
+    Ok(entries)
+}
+
+/// Makes the group where it is missing, at `floor` (else the beginning). True when it was made.
+///
+/// # Errors
+/// Redis's.
+pub async fn ensure_group(link: &Link, keys: &ShardKeys) -> Result<bool> {
+    let call = ENSURE_GROUP.call([&keys.events(), &keys.floor()], []);
+    link.query::<i64>("making the consumer group", &call).await.map(|made| made == 1)
+}
+
+/// Keeps an entry that cannot be routed, with the reason; answers how many older ones the cap evicted.
+///
+/// # Errors
+/// Redis's: then the entry must not be acknowledged.
+pub async fn reject(
+    link: &Link,
+    keys: &ShardKeys,
+    entry: &StreamEntry,
+    rejection: &Rejection,
+    kept_max: u64,
+) -> Result<u64> {
+    let fields: Vec<Vec<u8>> =
+        entry.fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let call = REJECT.call_batch(
+        [&keys.rejected()],
+        &[],
+        [
+            kept_max.to_string().as_bytes(),
+            entry.id.to_string().as_bytes(),
+            rejection.field.as_bytes(),
+            rejection.problem.as_bytes(),
+        ],
+        &fields,
+    );
+    link.query::<i64>("keeping a rejected event", &call).await.map(|gone| u64::try_from(gone).unwrap_or(0))
+}
+
+/// Raises the shard's floor as far as everything below it has a durable fate.
+///
+/// # Errors
+/// Redis's.
+pub async fn raise_floor(link: &Link, keys: &ShardKeys) -> Result<Floor> {
+    let operation = "raising the floor";
+    let call = RAISE_FLOOR.call([&keys.events(), &keys.floor()], []);
+    let mut answer = Answer::new(operation, link.query(operation, &call).await?)?;
+    let floor = Some(answer.text()?).filter(|id| !id.is_empty());
+    Ok(Floor { floor, pending: u64::try_from(answer.int()?).unwrap_or(0) })
+}
+
+/// Removes entries below `floor`, whole nodes only, until nothing more goes; answers how many went.
+///
+/// # Errors
+/// Redis's.
+pub async fn trim(link: &Link, keys: &ShardKeys, floor: &str) -> Result<u64> {
+    let mut command = cmd("XTRIM");
+    command.arg(keys.events()).arg("MINID").arg("~").arg(floor).arg("LIMIT").arg(TRIM_LIMIT);
+    let mut total = 0;
+    loop {
+        let removed: u64 = link.query("trimming events", &command).await?;
+        if removed == 0 {
+            return Ok(total);
+        }
+        total += removed;
+    }
+}
+
+fn entry_of(operation: &'static str, entry: Value) -> Result<StreamEntry> {
+    let mut parts = list_of(operation, entry)?.into_iter();
+    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else {
+        return Err(RedisError::answer(operation, "an entry without id and fields"));
+    };
+    // An entry that was deleted while it was pending has no fields: kept as an empty one, which is rejected.
+    let fields = if fields == Value::Nil { Vec::new() } else { fields_of(operation, fields)? };
+    Ok(StreamEntry { id: id_of(operation, id)?, fields })
+}
+
+fn id_of(operation: &'static str, value: Value) -> Result<StreamId> {
+    let text = text_of(operation, value)?;
+    text.parse().map_err(|error| RedisError::answer(operation, format!("'{text}': {error}")))
+}

@@ -1,0 +1,70 @@
+//! The keyspace itself: its version and its shards in `meta`, and what Redis must be for it.
+
+use redis::cmd;
+
+use super::connection::{Cause, Link, RedisError, Result};
+use super::keys::{Keys, SHARDS_MAX, ShardKeys};
+use crate::domain::ids::ShardNumber;
+
+/// The version of the keyspace that this program reads and writes.
+pub const KEYSPACE_VERSION: u32 = 1;
+
+/// Opens the keyspace: writes version and shards at the first start, checks them afterwards. `wanted` shards are
+/// only used at the first start; growing and shrinking are refused here.
+///
+/// # Errors
+/// Redis's, or when the keyspace was written by a newer program or has another number of shards.
+pub async fn open(link: &Link, wanted: u16) -> Result<Vec<ShardKeys>> {
+    let operation = "opening the keyspace";
+    let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
+    let meta = link.keys().meta();
+    let mut command = cmd("HEXISTS");
+    command.arg(&meta).arg("shards");
+    // Read first: a full Redis refuses HSETNX even where it would change nothing, and must still drain.
+    if link.query::<i64>(operation, &command).await? == 0 {
+        for (field, value) in
+            [("keyspaceVersion", KEYSPACE_VERSION.to_string()), ("shards", wanted.to_string())]
+        {
+            let mut command = cmd("HSETNX");
+            command.arg(&meta).arg(field).arg(value);
+            link.query::<i64>(operation, &command).await?;
+        }
+    }
+    let shards = shards(link).await?;
+    if shards.len() != usize::from(wanted) {
+        return Err(setting(format!(
+            "shards: the keyspace '{meta}' has {} shards, --shards says {wanted}; leave --shards as it was",
+            shards.len()
+        )));
+    }
+    Ok(shards)
+}
+
+/// The shards of a keyspace that exists.
+///
+/// # Errors
+/// Redis's, or when there is none or it was written by a newer program.
+pub async fn shards(link: &Link) -> Result<Vec<ShardKeys>> {
+    let operation = "reading the keyspace's shards";
+    let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
+    let mut command = cmd("HMGET");
+    command.arg(link.keys().meta()).arg("keyspaceVersion").arg("shards");
+    let (version, count): (Option<u32>, Option<u16>) = link.query(operation, &command).await?;
+    match (version, count) {
+        (Some(KEYSPACE_VERSION), Some(count)) if (1..=SHARDS_MAX).contains(&count) => {
+            Ok(all_shards(link.keys(), count))
+        }
+        (None, _) | (_, None) => {
+            Err(setting("the namespace has no keyspace yet; start 'postrider serve' on it once".into()))
+        }
+        (version, count) => Err(setting(format!(
+            "the keyspace has version {version:?} and {count:?} shards; this program knows version {KEYSPACE_VERSION}"
+        ))),
+    }
+}
+
+/// The keys of shards 0 to `count - 1`.
+#[must_use]
+pub fn all_shards(keys: &Keys, count: u16) -> Vec<ShardKeys> {
+    (0..count).map(|number| keys.shard(ShardNumber(number))).collect()
+}

@@ -1,0 +1,128 @@
+#!lua flags=allow-oom
+-- Gives deliveries of one config their next durable fate: waiting in the queue, failed, or delivered and
+-- gone; and writes the log page of their attempts.
+--
+-- KEYS[1] events (stream)        KEYS[2] queue:<config> (zset)   KEYS[3] due (zset)
+-- KEYS[4] failed:<config> (zset) KEYS[5] size:<config> (hash)    KEYS[6] log:<config> (stream)
+-- KEYS[7] bodies:<config> (stream)
+-- KEYS[8..] two per delivery: delivery:<id> (string), body:<stream id> (string)
+--
+-- ARGV[1] config id (24 hex)     ARGV[2] config id (12 bytes, as in a record)
+-- ARGV[3] packed log page, or empty
+-- ARGV[4] packed payload page, or empty
+-- ARGV[5] most deliveries in the queue
+-- ARGV[6] most bytes in the queue
+-- ARGV[7..] nine per delivery:
+--   delivery id; proof: 'p' (the event is pending for a consumer) or 'c' (claimed); for 'p' the stream id, for
+--   'c' the score that the claim set; for 'p' the consumer, for 'c' empty; action: 'q' (queue), 'h' (queue, as
+--   claimed by the caller), 'f' (failed) or 'd' (delivered); delay until it is due, ms (for 'h' the lease);
+--   delay until due's next look, ms; the packed record (empty for 'd'); the body where the record says that it
+--   lies apart and the delivery has no record yet, else empty
+--
+-- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
+--   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
+--   status 2: its fate was durable already (a second application, or the record of an earlier owner)
+--   status 3: not applied, the queue is full
+--   status 0: not applied, the caller is not the owner; only the log page was written
+-- Bound: 64 deliveries a call, checked by the caller.
+-- Atomic because ownership, record, queue, index of due configs, body count and sizes must change together:
+-- a crash between any two of them would lose the delivery or repeat it for ever.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local events, queue, due, failed, size = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+
+-- What a record weighs: its own bytes, and those of a body that lies apart (flag in byte 4, length at the end).
+local function weight(record)
+  if string.byte(record, 4) == 1 then
+    return #record + struct.unpack('>I4', record, #record - 3)
+  end
+  return #record
+end
+
+local function body_add(key, body)
+  if body == '' then return end
+  if redis.call('EXISTS', key) == 1 then
+    local count = struct.unpack('>I4', redis.call('GETRANGE', key, 0, 3))
+    redis.call('SETRANGE', key, 0, struct.pack('>I4', count + 1))
+  else
+    redis.call('SET', key, struct.pack('>I4', 1) .. body)
+  end
+end
+
+local function body_drop(key)
+  local head = redis.call('GETRANGE', key, 0, 3)
+  if #head < 4 then return end
+  local count = struct.unpack('>I4', head)
+  if count <= 1 then
+    redis.call('UNLINK', key)
+  else
+    redis.call('SETRANGE', key, 0, struct.pack('>I4', count - 1))
+  end
+end
+
+local function owned(proof, value, consumer, id)
+  if proof == 'c' then
+    local score = redis.call('ZSCORE', queue, id)
+    return score and tonumber(score) == tonumber(value)
+  end
+  local pending = redis.pcall('XPENDING', events, 'dispatchers', value, value, 1, consumer)
+  return not pending.err and #pending == 1
+end
+
+local function settle(at, key, body_key)
+  local id, proof, value, consumer = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local action, delay, look = ARGV[at + 4], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+  local record, body = ARGV[at + 7], ARGV[at + 8]
+  local old = redis.call('GET', key)
+  if old and string.sub(old, 5, 16) ~= ARGV[2] then return 0, 0 end
+  if not owned(proof, value, consumer, id) then return 0, 0 end
+  if proof == 'p' and old then return 2, 0 end
+  local queued = proof == 'c'
+  local old_weight = old and weight(old) or 0
+  if action == 'd' then
+    redis.call('ZREM', queue, id)
+    redis.call('UNLINK', key)
+    if old and string.byte(old, 4) == 1 then body_drop(body_key) end
+    redis.call('HINCRBY', size, 'queueBytes', -old_weight)
+    return 1, now
+  end
+  local new_weight = weight(record)
+  local score = now
+  if action == 'f' then
+    redis.call('ZREM', queue, id)
+    redis.call('ZADD', failed, now, id)
+    redis.call('HINCRBY', size, 'failedBytes', new_weight)
+    if queued then redis.call('HINCRBY', size, 'queueBytes', -old_weight) end
+  else
+    if not queued then
+      local bytes = tonumber(redis.call('HGET', size, 'queueBytes') or '0')
+      if redis.call('ZCARD', queue) >= tonumber(ARGV[5]) or bytes + new_weight > tonumber(ARGV[6]) then
+        return 3, 0
+      end
+    end
+    score = now + delay
+    local next_attempt = action == 'h' and now or score
+    record = string.sub(record, 1, 40) .. struct.pack('>I8', next_attempt) .. string.sub(record, 49)
+    redis.call('ZADD', queue, score, id)
+    redis.call('HINCRBY', size, 'queueBytes', new_weight - (queued and old_weight or 0))
+    redis.call('ZADD', due, 'LT', now + look, ARGV[1])
+  end
+  redis.call('SET', key, record)
+  if not old then body_add(body_key, body) end
+  return 1, score
+end
+
+if ARGV[3] ~= '' then
+  if ARGV[4] ~= '' then redis.call('XADD', KEYS[7], '*', 'p', ARGV[4]) end
+  redis.call('XADD', KEYS[6], '*', 'p', ARGV[3])
+end
+local answer = {}
+local count = (#KEYS - 7) / 2
+for i = 0, count - 1 do
+  local status, score = settle(7 + 9 * i, KEYS[8 + 2 * i], KEYS[9 + 2 * i])
+  answer[#answer + 1] = status
+  answer[#answer + 1] = score
+end
+answer[#answer + 1] = redis.call('ZCARD', failed)
+answer[#answer + 1] = tonumber(redis.call('HGET', size, 'failedBytes') or '0')
+return answer
