@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod domain;
+pub mod receiver;
 pub mod redis;
 pub mod settings;

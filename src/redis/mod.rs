@@ -12,3 +12,4 @@ pub mod keyspace;
 pub mod leases;
 pub mod log_write;
 pub mod scripts;
+pub mod seen;
