@@ -7,6 +7,7 @@ pub mod domain;
 pub mod intake;
 pub mod lanes;
 pub mod metrics;
+pub mod receiver;
 pub mod redis;
 pub mod retry;
 pub mod routing;

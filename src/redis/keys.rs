@@ -70,6 +70,12 @@ impl Keys {
         self.control("meta")
     }
 
+    /// string with expiry: a nonce that the receiver of this namespace has processed
+    #[must_use]
+    pub fn received(&self, nonce: &str) -> String {
+        format!("{}:received:{nonce}", self.namespace)
+    }
+
     fn control(&self, name: &str) -> String {
         format!("{}:{{control}}:{name}", self.namespace)
     }

@@ -46,17 +46,26 @@ pub async fn open(link: &Link, wanted: u16) -> Result<Vec<ShardKeys>> {
 /// Redis's, or when there is none or it was written by a newer program.
 pub async fn shards(link: &Link) -> Result<Vec<ShardKeys>> {
     let operation = "reading the keyspace's shards";
+    let none = "the namespace has no keyspace yet; start 'postrider serve' on it once";
+    let missing = || RedisError { operation, cause: Cause::Setting(none.into()) };
+    find_shards(link).await?.ok_or_else(missing)
+}
+
+/// The shards of a keyspace; `None` where nobody opened it yet.
+///
+/// # Errors
+/// Redis's, or when it was written by a newer program.
+pub async fn find_shards(link: &Link) -> Result<Option<Vec<ShardKeys>>> {
+    let operation = "reading the keyspace's shards";
     let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
     let mut command = cmd("HMGET");
     command.arg(link.keys().meta()).arg("keyspaceVersion").arg("shards");
     let (version, count): (Option<u32>, Option<u16>) = link.query(operation, &command).await?;
     match (version, count) {
         (Some(KEYSPACE_VERSION), Some(count)) if (1..=SHARDS_MAX).contains(&count) => {
-            Ok(all_shards(link.keys(), count))
+            Ok(Some(all_shards(link.keys(), count)))
         }
-        (None, _) | (_, None) => {
-            Err(setting("the namespace has no keyspace yet; start 'postrider serve' on it once".into()))
-        }
+        (None, _) | (_, None) => Ok(None),
         (version, count) => Err(setting(format!(
             "the keyspace has version {version:?} and {count:?} shards; this program knows version {KEYSPACE_VERSION}"
         ))),

@@ -4,12 +4,15 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 mod answer;
+pub mod append;
 pub mod connection;
 pub mod deliveries;
+pub mod embedded;
 pub mod events;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
+pub mod log_tally;
 pub mod log_write;
 pub mod configs;
 pub mod connection;
@@ -19,3 +22,4 @@ pub mod keys;
 pub mod publish;
 pub mod scripts;
 pub mod tokens;
+pub mod seen;

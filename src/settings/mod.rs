@@ -1,13 +1,19 @@
 //! Every setting of the process as one validated value, one file per section.
 //!
-//! Owns: names, defaults, units, reasons, and the order file < environment < flags. May use: `domain`.
+//! Owns: names, defaults, units, reasons (`table`), and the order file < environment < flags (`load`).
+//! May use: `domain`, and of `redis` only the shape of a namespace and the number of shards.
 //! Reading reports every mistake at once; what exists is valid.
 
 pub mod delivery;
 pub mod limits;
+pub mod load;
 pub mod process;
 pub mod redis;
 pub mod retention;
+pub mod rules;
+pub mod table;
+pub mod text;
+pub mod words;
 
 use self::delivery::DeliverySettings;
 use self::limits::LimitSettings;

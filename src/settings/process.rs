@@ -14,6 +14,18 @@ pub struct Roles {
     pub admin: bool,
 }
 
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One line of text each.
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
 /// Process settings.
 #[derive(Clone, Debug)]
 pub struct ProcessSettings {
@@ -29,6 +41,10 @@ pub struct ProcessSettings {
     pub embedded_redis_port: Option<u16>,
     /// Workers, each a thread; one per core unless set.
     pub workers: usize,
+    /// Which lines are logged: a level, or `tracing` directives.
+    pub log_level: String,
+    /// The form of log lines.
+    pub log_format: LogFormat,
 }
 
 impl Default for Roles {
@@ -46,6 +62,8 @@ impl Default for ProcessSettings {
             data_dir: "./postrider-data".into(),
             embedded_redis_port: None,
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            log_level: "info".into(),
+            log_format: LogFormat::Auto,
         }
     }
 }

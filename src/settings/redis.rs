@@ -1,9 +1,12 @@
 //! Which Redis, which part of its keyspace.
 
+use std::fmt;
 use std::time::Duration;
 
+use super::words::redis_url;
+
 /// Redis settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisSettings {
     /// `redis://`, `rediss://` or `unix://`; `None` starts the embedded server.
     pub url: Option<String>,
@@ -30,5 +33,20 @@ impl Default for RedisSettings {
             response_timeout: Duration::from_secs(5),
             lease: Duration::from_secs(10),
         }
+    }
+}
+
+/// Shows the URL without its password.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, namespace, shards, allow_eviction, response_timeout, lease } = self;
+        f.debug_struct("RedisSettings")
+            .field("url", &redis_url::show(url))
+            .field("namespace", namespace)
+            .field("shards", shards)
+            .field("allow_eviction", allow_eviction)
+            .field("response_timeout", response_timeout)
+            .field("lease", lease)
+            .finish()
     }
 }

@@ -2,5 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod embedded;
+mod receiver;
 #[allow(dead_code)]
 mod support;

@@ -1,0 +1,139 @@
+//! The command line: one file per subcommand.
+//!
+//! Owns: the words on the command line, what people and scripts read on stdout and stderr, exit codes.
+//! May use: `redis`, `domain`, `settings`, `metrics`, `app`, `receiver`. What a command says goes through
+//! `output`, the only file that writes to stdout.
+//!
+//! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
+
+mod configs;
+mod connect;
+mod doctor;
+pub mod error;
+pub mod flags;
+mod http;
+mod logging;
+mod logs;
+pub mod output;
+mod publish;
+mod publish_file;
+mod receive;
+mod serve;
+mod server;
+mod settings;
+mod shards;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::error::CliError;
+use self::flags::{EverySetting, Given};
+use self::output::Output;
+
+/// What every command works with.
+pub struct Context {
+    /// Where answers and diagnostics go.
+    pub output: Output,
+    /// The flags that every command takes.
+    pub every: Given,
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "postrider",
+    version,
+    about = "Delivers events from Redis as signed webhooks, at least once, with every attempt in a log.",
+    after_help = "Every setting's flag has a twin in the environment (--redis-url is POSTRIDER_REDIS_URL) and in \
+                  the file given with --settings; flags win over the environment, which wins over the file.\n\
+                  Exit codes: 0 done, 1 failed, 2 the command line is wrong, 64 settings are wrong."
+)]
+struct Cli {
+    #[command(flatten)]
+    every: EverySetting,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a replica: delivers events and serves the admin API
+    Serve(serve::ServeArgs),
+    /// Publish one event, or many from a file or stdin
+    Publish(publish::PublishArgs),
+    /// Run a receiver that verifies signatures and dedupes by nonce
+    Receive(receive::ReceiveArgs),
+    /// Create, list and revoke API tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// List and put webhook configs of a running server
+    #[command(subcommand)]
+    Configs(configs::ConfigsCommand),
+    /// Read the delivery log of a running server
+    #[command(subcommand)]
+    Logs(logs::LogsCommand),
+    /// Show the stream keys that producers write to
+    #[command(subcommand)]
+    Shards(shards::ShardsCommand),
+    /// Check Redis and say what to change
+    Doctor(doctor::DoctorArgs),
+    /// Show every setting: default, value, source, unit, reason
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { every, command } = Cli::parse();
+    // Fails only when one is installed already, which then serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut context = Context { output: Output::new(), every: every.0 };
+    let result = match command {
+        Command::Serve(args) => serve::run(args, &mut context),
+        Command::Publish(args) => publish::run(args, &mut context),
+        Command::Receive(args) => receive::run(args, &mut context),
+        Command::Token(command) => token::run(command, &mut context),
+        Command::Configs(command) => configs::run(command, &mut context),
+        Command::Logs(command) => logs::run(command, &mut context),
+        Command::Shards(command) => shards::run(command, &mut context),
+        Command::Doctor(args) => doctor::run(args, &mut context),
+        Command::Settings(command) => settings::run(command, &mut context),
+    };
+    match result.and_then(|()| Ok(context.output.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report(&mut context.output);
+            error.exit_code()
+        }
+    }
+}
+
+/// A runtime for a command that waits for a few things: this thread.
+///
+/// # Errors
+/// When the operating system refuses one.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::Failure(format!("cannot start a runtime: {error}")))?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::table::TABLE;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_serve_takes_every_setting() {
+        Cli::command().debug_assert();
+        let mut command = Cli::command();
+        command.build();
+        let serve = command.find_subcommand("serve").unwrap();
+        for setting in TABLE {
+            let flag = serve.get_arguments().find(|arg| arg.get_long() == Some(setting.name));
+            assert!(flag.is_some(), "serve has no --{}", setting.name);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a receiver counts, and the arrivals that it keeps for judges.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::clock::UnixMillis;
+
+/// Counters since the start. Each request counts once under `received` and once under what became of it, when it is
+/// answered.
+#[derive(Debug, Default)]
+pub struct ReceiverStats {
+    received: AtomicU64,
+    verified: AtomicU64,
+    bad_signature: AtomicU64,
+    accepted: AtomicU64,
+    duplicates: AtomicU64,
+    failed: AtomicU64,
+    gone: AtomicU64,
+    refused: AtomicU64,
+    arrivals: Mutex<Vec<Arrival>>,
+    arrivals_max: usize,
+}
+
+/// One verified request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The body's `nonce`: the event's, the same for every config and attempt.
+    pub nonce: String,
+    /// `X-Nudj-Delivery-Id`: the same for every attempt of one delivery. Empty when the header is missing.
+    pub delivery_id: String,
+    /// The body's `timestamp`, when it is one.
+    pub timestamp: Option<UnixMillis>,
+    /// When the request was complete, by this machine's clock.
+    pub at: UnixMillis,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The signature is missing or wrong.
+    BadSignature,
+    /// Processed now.
+    Accepted,
+    /// Processed before.
+    Duplicate,
+    /// Processing failed, or Redis could not be asked.
+    Failed,
+    /// The endpoint is gone.
+    Gone,
+    /// Not a webhook: wrong method, too large, truncated, or without a nonce.
+    Refused,
+}
+
+// === impl ReceiverStats ===
+
+impl ReceiverStats {
+    pub(super) fn new(arrivals_max: usize) -> Self {
+        Self { arrivals_max, ..Self::default() }
+    }
+
+    /// Requests whose head arrived.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose signature is right, whatever became of them.
+    #[must_use]
+    pub fn verified(&self) -> u64 {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose signature is missing or wrong: answered 401.
+    #[must_use]
+    pub fn bad_signature(&self) -> u64 {
+        self.bad_signature.load(Ordering::Relaxed)
+    }
+
+    /// Events that were processed, each once, and answered with the receiver's status.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose nonce had been processed: answered 200.
+    #[must_use]
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
+    }
+
+    /// Events whose processing failed, on request or because Redis could not be asked.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were answered 410.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are no webhook: wrong method, too large, truncated, without a nonce.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// The first verified requests, up to the receiver's `arrivals_max`, in the order of their arrival.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn count_received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a verified request and gives its number, from 1.
+    pub(super) fn count_verified(&self) -> u64 {
+        self.verified.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn count(&self, fate: Fate) {
+        let counter = match fate {
+            Fate::BadSignature => &self.bad_signature,
+            Fate::Accepted => &self.accepted,
+            Fate::Duplicate => &self.duplicates,
+            Fate::Failed => &self.failed,
+            Fate::Gone => &self.gone,
+            Fate::Refused => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn keep(&self, arrival: &Arrival) {
+        if self.arrivals_max == 0 {
+            return;
+        }
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        if arrivals.len() < self.arrivals_max {
+            arrivals.push(arrival.clone());
+        }
+    }
+}

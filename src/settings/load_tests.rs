@@ -1,0 +1,139 @@
+use super::*;
+use crate::settings::table::Form;
+
+fn sources(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
+    let file = file.map(|text| {
+        let directory = tempfile::tempdir().unwrap().keep();
+        let path = directory.join("postrider.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    Sources {
+        file,
+        environment: environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+        flags: flags.iter().map(|(n, v)| (*n, (*v).to_owned())).collect(),
+    }
+}
+
+fn origin(loaded: &Loaded, name: &str) -> Origin {
+    loaded.origin(Setting::named(name).unwrap())
+}
+
+#[test]
+fn file_is_below_environment_is_below_flags() {
+    let file = "[redis]\nlease = \"11s\"\nshards = 2\nnamespace = \"file\"";
+    let environment = [("POSTRIDER_LEASE", "12s"), ("POSTRIDER_SHARDS", "3"), ("POSTRIDER_NAMESPACE", "")];
+    let loaded = sources(Some(file), &environment, &[("lease", "13s")]).load().unwrap();
+    assert_eq!(loaded.settings.redis.lease, Duration::from_secs(13));
+    assert_eq!(loaded.settings.redis.shards, 3);
+    assert_eq!(loaded.settings.redis.namespace, "file");
+    assert_eq!(
+        ["lease", "shards", "namespace", "listen"].map(|name| origin(&loaded, name)),
+        [Origin::Flag, Origin::Environment, Origin::File, Origin::Default]
+    );
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let file = "[redis]\nleese = 1\nlease = 10\nlisten = \"127.0.0.1:1\"\n[moon]\nx = 1\n";
+    let environment = [("POSTRIDER_SHARDS", "65"), ("POSTRIDER_ROLES", "queen")];
+    let flags = [("connect-timeout", "31s"), ("redis-url", "http://u:hunter2@h"), ("lease", "2s")];
+    let Mistakes(mistakes) = sources(Some(file), &environment, &flags).load().unwrap_err();
+    let text = Mistakes(mistakes.clone()).to_string();
+    for part in [
+        "[redis] leese: is no setting (did you mean lease?)",
+        "[redis] lease: \"10\" has no unit; expected a whole number with ms, s",
+        "[redis] listen: stands in the wrong section; expected it in the section [process]",
+        "moon: is no section",
+        "environment POSTRIDER_SHARDS: is 65; expected 1 to 64",
+        "environment POSTRIDER_ROLES: \"queen\" is no role",
+        "flag --connect-timeout: is 31s; expected at most request-timeout",
+        "flag --redis-url: has the unknown scheme http://",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert_eq!(mistakes.len(), 8, "{text}");
+    assert!(!text.contains("hunter2"));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_hides_no_other_mistake() {
+    let mut both = sources(Some("[redis\nurl = \"redis://:hunter2@h\""), &[], &[("lease", "1")]);
+    let text = both.load().unwrap_err().to_string();
+    assert!(text.contains("line 1 is no TOML") && text.contains("flag --lease"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    both.file = Some("/nowhere/postrider.toml".into());
+    let text = both.load().unwrap_err().to_string();
+    assert!(
+        text.contains("/nowhere/postrider.toml: cannot be read") && text.contains("flag --lease"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_wrong_value_is_not_reported_a_second_time_by_a_rule() {
+    let flags = [("connect-timeout", "40s"), ("request-timeout", "soon")];
+    let Mistakes(mistakes) = sources(None, &[], &flags).load().unwrap_err();
+    assert_eq!(mistakes.len(), 1);
+    assert_eq!(mistakes[0].place, "flag --request-timeout");
+}
+
+#[test]
+fn defaults_follow_what_they_belong_to() {
+    let loaded = sources(None, &[], &[("request-timeout", "2s"), ("in-flight-max", "16")]).load().unwrap();
+    let Settings { delivery, limits, .. } = loaded.settings;
+    assert_eq!(delivery.drain_timeout, Duration::from_secs(7));
+    assert_eq!(delivery.connect_timeout, Duration::from_secs(2));
+    assert_eq!(limits.config_in_flight_max, 16);
+    let set = [("request-timeout", "2s"), ("drain-timeout", "1s")];
+    assert_eq!(sources(None, &[], &set).load().unwrap().settings.delivery.drain_timeout.as_secs(), 1);
+}
+
+#[test]
+fn the_file_takes_lists_numbers_and_booleans() {
+    let file = "[delivery]\nallow-target = [\"10.0.0.0/8\", \"::1/128\"]\nallow-http = true\n\
+                retry-schedule = [\"1s\", \"2s\"]\n[process]\nroles = [\"retry\"]\nembedded-redis-port = 7000\n";
+    let settings = sources(Some(file), &[], &[]).load().unwrap().settings;
+    assert_eq!(settings.delivery.allow_targets.len(), 2);
+    assert!(settings.delivery.allow_http && settings.process.roles.retry && !settings.process.roles.intake);
+    assert_eq!(settings.delivery.schedule.base_delay(2), Duration::from_secs(2));
+    assert_eq!(settings.process.embedded_redis_port, Some(7000));
+}
+
+#[test]
+fn variables_that_name_no_setting_are_named_unless_an_orchestrator_set_them() {
+    let environment = [
+        ("POSTRIDER_LEESE", "1s"),
+        ("POSTRIDER_PORT", "tcp://10.0.0.1:80"),
+        ("POSTRIDER_SERVICE_HOST", "10.0.0.1"),
+        ("POSTRIDER_TOKEN", "t"),
+        ("HOME", "/"),
+    ];
+    let loaded = sources(None, &environment, &[]).load().unwrap();
+    assert_eq!(
+        loaded.warnings,
+        ["environment POSTRIDER_LEESE names no setting (did you mean POSTRIDER_LEASE?)"]
+    );
+}
+
+#[test]
+fn every_default_is_valid_and_comes_back_from_its_text() {
+    assert!(rules::check(&Settings::default()).is_empty());
+    for setting in TABLE {
+        let text = setting.default_text();
+        let mut settings = Settings::default();
+        if setting.name != "redis-url" {
+            (setting.take)(&mut settings, &text).unwrap();
+        }
+        assert_eq!((setting.show)(&settings), text, "{}", setting.name);
+        assert!(!setting.reason.is_empty() && setting.reason.ends_with('.'), "{}", setting.name);
+        assert_eq!(
+            setting.form == Form::Switch,
+            matches!(text.as_str(), "true" | "false"),
+            "{}",
+            setting.name
+        );
+        let same = |other: &&Setting| other.name == setting.name;
+        assert_eq!(TABLE.iter().filter(same).count(), 1, "{} has two rows", setting.name);
+    }
+}

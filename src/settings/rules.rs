@@ -1,0 +1,105 @@
+//! What must hold beyond the form of a single value: ranges, and relations between settings. Limits of the
+//! operating system are checked where they are raised, at the start of the process.
+
+use std::time::Duration;
+
+use super::Settings;
+use crate::domain::event::DATA_MAX_BYTES;
+use crate::redis::keys::SHARDS_MAX;
+
+/// A rule that does not hold.
+pub struct Broken {
+    /// The setting at fault, then the others that the rule is about.
+    pub about: Vec<&'static str>,
+    /// What is expected.
+    pub expected: String,
+}
+
+/// Longest deadline of one attempt: a claim lasts as long, and a crash is noticed only after it.
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// Checks every rule.
+#[must_use]
+pub fn check(settings: &Settings) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut rule = |holds: bool, about: &[&'static str], expected: String| {
+        if !holds {
+            broken.push(Broken { about: about.to_vec(), expected });
+        }
+    };
+    redis(settings, &mut rule);
+    process(settings, &mut rule);
+    delivery(settings, &mut rule);
+    limits(settings, &mut rule);
+    retention(settings, &mut rule);
+    broken
+}
+
+fn redis(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let redis = &settings.redis;
+    rule((1..=SHARDS_MAX).contains(&redis.shards), &["shards"], format!("1 to {SHARDS_MAX}"));
+    rule(redis.lease >= Duration::from_secs(1), &["lease"], "at least 1s".into());
+    let answer = redis.response_timeout;
+    rule(answer >= Duration::from_millis(10), &["redis-response-timeout"], "at least 10ms".into());
+}
+
+fn process(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let process = &settings.process;
+    let apart = process.listen != process.ops_listen || process.listen.port() == 0;
+    rule(apart, &["ops-listen", "listen"], "another address than listen's".into());
+    rule((1..=1024).contains(&process.workers), &["workers"], "1 to 1024".into());
+}
+
+fn delivery(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let delivery = &settings.delivery;
+    let (request, connect) = (delivery.request_timeout, delivery.connect_timeout);
+    let range = Duration::from_millis(10)..=REQUEST_TIMEOUT_MAX;
+    rule(range.contains(&request), &["request-timeout"], "10ms to 10m".into());
+    rule(connect >= Duration::from_millis(1), &["connect-timeout"], "at least 1ms".into());
+    let inside = "at most request-timeout, which connecting is part of".into();
+    rule(connect <= request, &["connect-timeout", "request-timeout"], inside);
+}
+
+fn limits(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let limits = &settings.limits;
+    for (name, value) in [
+        ("in-flight-max", limits.in_flight_max),
+        ("config-in-flight-max", limits.config_in_flight_max),
+        ("deliveries-max", limits.deliveries_max),
+        ("admin-requests-max", limits.admin_requests_max),
+    ] {
+        rule(value >= 1, &[name], "at least 1".into());
+    }
+    let inside = "at most in-flight-max, which it is a part of".into();
+    let part = limits.config_in_flight_max <= limits.in_flight_max;
+    rule(part, &["config-in-flight-max", "in-flight-max"], inside);
+    rule((1..=10_000).contains(&limits.read_count_max), &["read-count-max"], "1 to 10000".into());
+    let one_event = 2 * DATA_MAX_BYTES as u64;
+    let fits = limits.delivery_bytes_max >= one_event;
+    rule(fits, &["delivery-bytes-max"], "at least 512KiB, or the largest event never fits".into());
+    let second = Duration::from_secs(1);
+    rule(limits.lane_wait_max <= second, &["lane-wait-max"], "at most 1s: then it is parked anyway".into());
+}
+
+fn retention(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let kept = &settings.retention;
+    for (name, value) in [
+        ("log-rows-max", kept.log_rows_max),
+        ("failed-max", kept.failed_max),
+        ("queue-max", kept.queue_max),
+        ("rejected-max", kept.rejected_max),
+    ] {
+        rule(value >= 1, &[name], "at least 1".into());
+    }
+    for (name, value) in [
+        ("log-bytes-max", kept.log_bytes_max),
+        ("payload-bytes-max", kept.payload_bytes_max),
+        ("failed-bytes-max", kept.failed_bytes_max),
+        ("queue-bytes-max", kept.queue_bytes_max),
+    ] {
+        rule(value >= 64 * 1024, &[name], "at least 64KiB".into());
+    }
+    for (name, value) in [("log-age-max", kept.log_age_max), ("overdue-max", kept.overdue_max)] {
+        rule(value >= Duration::from_secs(1), &[name], "at least 1s".into());
+    }
+}

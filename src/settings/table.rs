@@ -1,0 +1,195 @@
+//! The one table of settings: a row per field. The flags of the command line, the environment, the file's
+//! keys and `postrider settings print` are all made from it, and a field without a row does not compile.
+
+use super::delivery::DeliverySettings;
+use super::limits::LimitSettings;
+use super::process::ProcessSettings;
+use super::redis::RedisSettings;
+use super::retention::RetentionSettings;
+use super::{Settings, text, words};
+
+/// One setting: its names, its text form, and why it exists.
+pub struct Setting {
+    /// The flag without `--`; also the key in the file's section.
+    pub name: &'static str,
+    /// The file's section.
+    pub section: &'static str,
+    /// The unit, for people.
+    pub unit: &'static str,
+    /// What a value's text has to be.
+    pub expected: &'static str,
+    /// Why it exists, and what its default is good for.
+    pub reason: &'static str,
+    /// Which commands take its flag.
+    pub scope: Scope,
+    /// How its flag is given.
+    pub form: Form,
+    /// The value as text; a password in it is masked.
+    pub show: fn(&Settings) -> String,
+    /// Takes a text; the error says what was wrong with it.
+    pub take: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+/// Which commands take a setting's flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that read every setting: `serve`, `settings print`.
+    Serve,
+    /// Also those that talk to Redis.
+    Redis,
+    /// Every command.
+    Every,
+}
+
+/// How a flag is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `--name value`
+    Value,
+    /// `--name`, `--name=false`
+    Switch,
+    /// `--name value`, repeatable; a comma list elsewhere.
+    List,
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// The row with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        TABLE.iter().find(|setting| setting.name == name)
+    }
+
+    /// The environment's variable: `POSTRIDER_` and the name in upper case with underscores.
+    #[must_use]
+    pub fn environment(&self) -> String {
+        format!("POSTRIDER_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+
+    /// The default as text.
+    #[must_use]
+    pub fn default_text(&self) -> String {
+        (self.show)(&Settings::default())
+    }
+}
+
+macro_rules! table {
+    ($($section:ident: $type:ident {
+        $($field:ident $name:literal $room:ident::$kind:ident $form:ident $scope:ident: $reason:literal;)*
+    })*) => {
+        /// Every setting, in the order of the sections.
+        pub static TABLE: &[Setting] = &[$($(
+            Setting {
+                name: $name,
+                section: stringify!($section),
+                unit: $room::$kind::UNIT,
+                expected: $room::$kind::EXPECTED,
+                reason: $reason,
+                scope: Scope::$scope,
+                form: Form::$form,
+                show: |settings| $room::$kind::show(&settings.$section.$field),
+                take: |settings, text| {
+                    settings.$section.$field = $room::$kind::parse(text)?;
+                    Ok(())
+                },
+            },
+        )*)*];
+
+        // Names every field of every section, so that a field without a row is an error of the compiler.
+        $(const _: fn(&$type) = |$type { $($field: _,)* }| ();)*
+    };
+}
+
+table! {
+    redis: RedisSettings {
+        url "redis-url" words::redis_url Value Redis:
+            "The one dependency. Without it, serve starts a private redis-server under data-dir and other commands use that one.";
+        namespace "namespace" words::namespace Value Redis:
+            "Prefix of every key, so that several installations can share one Redis.";
+        shards "shards" text::count16 Value Redis:
+            "Shards that a new keyspace gets; afterwards only checked. More than 1 is for Redis Cluster.";
+        allow_eviction "allow-eviction" text::switch Switch Serve:
+            "Starts although Redis may evict keys when full, which loses deliveries. Off, because noeviction is what keeps the promise.";
+        response_timeout "redis-response-timeout" text::duration Value Redis:
+            "Longest wait for an answer to a command that does not block; past it the connection is given up.";
+        lease "lease" text::duration Value Serve:
+            "How long a worker is taken for alive without a sign; its entries are taken over after two of these at most.";
+    }
+    process: ProcessSettings {
+        listen "listen" words::address Value Serve:
+            "The admin API's address. Loopback, because it speaks plain HTTP: put a TLS proxy before it.";
+        ops_listen "ops-listen" words::address Value Serve:
+            "The operator's address: /livez, /readyz, /metrics. Apart from the API, so that it need not be public.";
+        roles "roles" words::roles Value Serve:
+            "What this replica does; splitting lets the API scale apart from the delivery.";
+        data_dir "data-dir" words::folder Value Redis:
+            "Where the embedded Redis keeps its data and its socket.";
+        embedded_redis_port "embedded-redis-port" words::optional_port Value Serve:
+            "Loopback port of the embedded Redis beside its socket, for redis-cli and producers on this machine.";
+        workers "workers" text::threads Value Serve:
+            "Threads that deliver, each with its own connections. One per core.";
+        log_level "log-level" words::log_filter Value Every:
+            "Which lines are logged. RUST_LOG, where set, wins over the environment and the file, the flag over RUST_LOG.";
+        log_format "log-format" words::log_format Value Every:
+            "auto writes text to a terminal and JSON lines elsewhere.";
+    }
+    delivery: DeliverySettings {
+        request_timeout "request-timeout" text::duration Value Serve:
+            "Deadline of one attempt over DNS, connect, TLS, headers and body. The contract grants receivers 30 s.";
+        connect_timeout "connect-timeout" text::duration Value Serve:
+            "Deadline over connect and TLS inside the request's: a dead host is known sooner than a slow one. 5s, or the request's where that is less.";
+        schedule "retry-schedule" words::schedule Value Serve:
+            "Delays between attempts, for every config; the last repeats. exponential is min(24h, e^(2.5 n) s).";
+        allow_targets "allow-target" words::networks List Serve:
+            "Networks that deliveries may go to although the guard denies private and special addresses. For development and internal receivers.";
+        allow_http "allow-http" text::switch Switch Serve:
+            "Lets configs use http URLs. For development: without TLS anyone on the way reads the events.";
+        drain_timeout "drain-timeout" text::duration Value Serve:
+            "How long a stopping replica lets attempts finish. request-timeout + 5s unless set, so that a restart makes no duplicate.";
+    }
+    limits: LimitSettings {
+        in_flight_max "in-flight-max" text::count32 Value Serve:
+            "Attempts in flight over all configs, each with a socket: what files and memory of one replica carry.";
+        config_in_flight_max "config-in-flight-max" text::count32 Value Serve:
+            "Attempts in flight for one config, so that one endpoint cannot take them all. 1024, or in-flight-max where that is less.";
+        deliveries_max "deliveries-max" text::count32 Value Serve:
+            "Deliveries in memory, in flight or waiting in lanes; reading of the stream stops at it.";
+        delivery_bytes_max "delivery-bytes-max" text::size Value Serve:
+            "Bytes of bodies in memory; reading of the stream stops at it.";
+        read_count_max "read-count-max" text::count32 Value Serve:
+            "Entries asked for in one read of the stream: large enough to spread the round trip, small enough to share.";
+        lane_wait_max "lane-wait-max" text::duration Value Serve:
+            "Longest expected wait in a lane's memory before a delivery is parked in Redis.";
+        idle_connections_max "idle-connections-max" text::count32 Value Serve:
+            "Idle connections to endpoints over all lanes; the oldest are closed first.";
+        idle_connection_timeout "idle-connection-timeout" text::duration Value Serve:
+            "How long an idle connection is kept: under the keep-alive of common servers, so that few are closed in our face.";
+        admin_requests_max "admin-requests-max" text::count32 Value Serve:
+            "Requests in flight at the admin API; more are refused.";
+    }
+    retention: RetentionSettings {
+        log_rows_max "log-rows-max" text::count64 Value Serve:
+            "Rows of one config's attempt log.";
+        log_bytes_max "log-bytes-max" text::size Value Serve:
+            "Bytes of one config's attempt log.";
+        payload_bytes_max "payload-bytes-max" text::size Value Serve:
+            "Bytes of one config's stored payloads; rows without one say so.";
+        log_age_max "log-age-max" text::duration Value Serve:
+            "Age at which an idle log expires and a failed delivery goes.";
+        failed_max "failed-max" text::count64 Value Serve:
+            "Failed deliveries of one config that can be retried by hand.";
+        failed_bytes_max "failed-bytes-max" text::size Value Serve:
+            "Bytes of the records of one config's failed deliveries.";
+        queue_max "queue-max" text::count64 Value Serve:
+            "Deliveries of one config that wait in Redis; more end as failed (backlog full).";
+        queue_bytes_max "queue-bytes-max" text::size Value Serve:
+            "Bytes of the records of one config's queue.";
+        overdue_max "overdue-max" text::duration Value Serve:
+            "How long past its time a delivery may wait before it ends as failed (expired).";
+        rejected_max "rejected-max" text::count64 Value Serve:
+            "Stream entries that could not be understood and are kept with the reason, per shard.";
+        events_age "events-age" text::duration Value Serve:
+            "How long delivered events stay in the stream, for replays; 0s trims at once.";
+    }
+}
