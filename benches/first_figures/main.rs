@@ -139,7 +139,7 @@ fn measure(args: &Args) -> Result<(), Failure> {
 /// the raw client is to have.
 fn order(run: usize, only: Option<Part>) -> Vec<Option<Durability>> {
     let mut parts = vec![Some(Durability::EverySecond), None, Some(Durability::None)];
-    if run % 2 == 0 {
+    if run.is_multiple_of(2) {
         parts.reverse();
     }
     parts.retain(|part| match only {
