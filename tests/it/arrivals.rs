@@ -253,3 +253,31 @@ impl Reply {
         Self { after, ..self }
     }
 }
+
+/// A receiver that took any signature for right would make every other test of the walk worthless.
+#[test]
+fn the_tests_receiver_tells_right_signatures_from_wrong_ones_and_numbers_requests() {
+    use std::io::{Read, Write};
+    let arrivals = Arrivals::start();
+    arrivals.endpoint("/a", "whsec_right", |arrival| Reply::status(500 + arrival.nth as u16));
+    let body = r#"{"nonce":"n"}"#;
+    let post = |secret: &str| {
+        let key = Secret::new(secret).unwrap().signing_key();
+        let signature = String::from_utf8(key.sign(body.as_bytes()).to_vec()).unwrap();
+        let request = format!(
+            "POST /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-nudj-delivery-id: dlv_1\r\n\
+             x-nudj-signature: {signature}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, arrivals.port)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(post("whsec_right").starts_with("HTTP/1.1 501 "));
+    assert!(post("whsec_wrong").starts_with("HTTP/1.1 502 "));
+    let verified: Vec<bool> = arrivals.at("/a").iter().map(|arrival| arrival.verified).collect();
+    assert_eq!(verified, [true, false]);
+    assert_eq!(arrivals.tally(), Tally { requests: 2, nonces: 1, deliveries: 1, unverified: 1 });
+}
