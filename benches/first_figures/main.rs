@@ -91,7 +91,10 @@ fn main() -> ExitCode {
         Some(Child::Receiver(receiver)) => receiver::run(receiver),
         Some(Child::RawClient(client)) => raw_client::run(client),
         None if args.bench => measure(&args),
-        None => Ok(eprintln!("first_figures measures under `cargo bench` only (or with --bench)")),
+        None => {
+            eprintln!("first_figures measures under `cargo bench` only (or with --bench)");
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
