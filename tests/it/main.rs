@@ -1,8 +1,16 @@
 //! Tests against real parts: Redis, sockets, TLS, processes. One binary, so that it links once.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
 mod embedded;
 mod receiver;
+mod arrivals;
+mod crash;
+mod serving;
+mod stage;
 #[allow(dead_code)]
 mod support;
+mod walk;
+mod walk_endings;
+mod walk_input;
