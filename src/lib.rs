@@ -1,8 +1,10 @@
 //! Postrider: a Redis-centric, high-throughput webhook dispatcher.
 #![forbid(unsafe_code)]
 
-pub mod attempt;
 pub mod admin;
+pub mod app;
+pub mod attempt;
+pub mod cli;
 pub mod domain;
 pub mod intake;
 pub mod lanes;
@@ -13,3 +15,5 @@ pub mod retry;
 pub mod routing;
 pub mod settings;
 pub mod settle;
+pub mod upkeep;
+pub mod worker;

@@ -5,21 +5,20 @@
 
 mod answer;
 pub mod append;
+pub mod configs;
 pub mod connection;
 pub mod deliveries;
+pub mod directory;
 pub mod embedded;
 pub mod events;
+pub mod follower;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
 pub mod log_tally;
 pub mod log_write;
-pub mod configs;
-pub mod connection;
-pub mod directory;
-pub mod follower;
-pub mod keys;
 pub mod publish;
 pub mod scripts;
-pub mod tokens;
 pub mod seen;
+pub mod shard_state;
+pub mod tokens;

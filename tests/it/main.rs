@@ -3,10 +3,10 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
-mod embedded;
-mod receiver;
 mod arrivals;
 mod crash;
+mod embedded;
+mod receiver;
 mod serving;
 mod stage;
 #[allow(dead_code)]
