@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What the receiver does after it has read a request.
 #[derive(Clone)]
-pub enum Act {
+pub(super) enum Act {
     /// Sends these bytes and waits for the next request.
     Say(Vec<u8>),
     /// Sends these bytes and closes.
@@ -31,29 +31,29 @@ pub enum Act {
 
 /// What came in, shared with the test.
 #[derive(Default)]
-pub struct Seen {
-    pub connections: AtomicUsize,
-    pub closed: AtomicUsize,
-    pub flooded: AtomicUsize,
-    pub requests: Mutex<Vec<Vec<u8>>>,
+pub(super) struct Seen {
+    pub(super) connections: AtomicUsize,
+    pub(super) closed: AtomicUsize,
+    pub(super) flooded: AtomicUsize,
+    pub(super) requests: Mutex<Vec<Vec<u8>>>,
 }
 
-pub struct Receiver {
-    pub port: u16,
-    pub seen: Arc<Seen>,
+pub(super) struct Receiver {
+    pub(super) port: u16,
+    pub(super) seen: Arc<Seen>,
 }
 
 /// A certificate authority of the test's own.
-pub struct Authority {
-    pub root: CertificateDer<'static>,
+pub(super) struct Authority {
+    pub(super) root: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
-pub fn say(text: &str) -> Act {
+pub(super) fn say(text: &str) -> Act {
     Act::Say(text.into())
 }
 
-pub fn ok() -> Act {
+pub(super) fn ok() -> Act {
     say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
@@ -61,11 +61,11 @@ pub fn ok() -> Act {
 
 impl Receiver {
     /// `script` gets the number of the connection and of the request on it, both from 0.
-    pub async fn start(script: impl Fn(usize, usize) -> Act + Send + Sync + 'static) -> Self {
+    pub(super) async fn start(script: impl Fn(usize, usize) -> Act + Send + Sync + 'static) -> Self {
         Self::start_on("127.0.0.1:0", None, script).await
     }
 
-    pub async fn start_on(
+    pub(super) async fn start_on(
         address: &str,
         tls: Option<TlsAcceptor>,
         script: impl Fn(usize, usize) -> Act + Send + Sync + 'static,
@@ -95,15 +95,15 @@ impl Receiver {
         Self { port, seen }
     }
 
-    pub fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    pub fn closed(&self) -> usize {
+    pub(super) fn closed(&self) -> usize {
         self.seen.closed.load(Ordering::SeqCst)
     }
 
-    pub fn requests(&self) -> Vec<Vec<u8>> {
+    pub(super) fn requests(&self) -> Vec<Vec<u8>> {
         self.seen.requests.lock().unwrap().clone()
     }
 }
@@ -186,7 +186,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> 
 // === impl Authority ===
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Two authorities of one name would be told apart by their signatures only.
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -199,7 +199,7 @@ impl Authority {
     }
 
     /// A server's side of TLS with a certificate for `name`.
-    pub fn acceptor(&self, name: &str) -> TlsAcceptor {
+    pub(super) fn acceptor(&self, name: &str) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
