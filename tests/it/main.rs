@@ -9,6 +9,7 @@ mod embedded;
 mod receiver;
 mod serving;
 mod stage;
+mod attempt;
 #[allow(dead_code)]
 mod support;
 mod walk;
