@@ -4,7 +4,6 @@
 pub mod admin;
 pub mod app;
 pub mod attempt;
-pub mod cli;
 pub mod domain;
 pub mod intake;
 pub mod lanes;
