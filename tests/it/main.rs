@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod cli;
+mod cli_http;
 mod receiver;
 #[allow(dead_code)]
 mod support;
