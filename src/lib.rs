@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod app;
 pub mod attempt;
+pub mod cli;
 pub mod domain;
 pub mod intake;
 pub mod lanes;

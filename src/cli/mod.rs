@@ -10,6 +10,7 @@ mod configs;
 mod connect;
 mod doctor;
 pub mod error;
+mod findings;
 pub mod flags;
 mod http;
 mod logging;

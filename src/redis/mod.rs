@@ -10,6 +10,7 @@ pub mod connection;
 pub mod deliveries;
 pub mod directory;
 pub mod embedded;
+pub mod doctor;
 pub mod events;
 pub mod follower;
 pub mod keys;

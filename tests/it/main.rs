@@ -6,6 +6,8 @@
 mod arrivals;
 mod crash;
 mod embedded;
+mod cli;
+mod cli_http;
 mod receiver;
 mod serving;
 mod stage;
