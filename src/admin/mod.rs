@@ -12,6 +12,9 @@
 
 pub mod auth;
 pub mod error;
+pub mod log_query;
+pub mod log_record;
+pub mod logs;
 pub mod state;
 
 use axum::Router;
@@ -24,8 +27,7 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
-    let resources = Router::new();
-    // Mounted here once it exists: `.merge(logs::routes())`, whose paths begin with `/webhooks/logs`.
+    let resources = Router::new().merge(logs::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

@@ -4,6 +4,11 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 pub mod connection;
+mod delivery_read;
 pub mod directory;
 pub mod keys;
+mod log_heads;
+mod log_read;
+mod log_scan;
+pub mod log_search;
 pub mod scripts;
