@@ -122,12 +122,18 @@ impl From<DeliveryDetail> for LogDetail {
         let raw = detail.payload.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Self {
             record: detail.view.into(),
-            // Not a parsed value: numbers that no 64-bit type holds stay as they were sent.
-            payload: raw.clone().and_then(|text| RawValue::from_string(text).ok()),
+            payload: raw.as_deref().and_then(embeddable),
             payload_omitted: raw.is_none(),
             payload_raw: raw,
         }
     }
+}
+
+/// The payload as a part of the answer, byte for byte, so that 30-digit integers stay as they were sent; `None`
+/// where it would keep common parsers from reading the answer (`1e400`, more than 127 levels).
+fn embeddable(text: &str) -> Option<Box<RawValue>> {
+    serde_json::from_str::<serde_json::Value>(text).ok()?;
+    RawValue::from_string(text.to_owned()).ok()
 }
 
 fn time<S: Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {

@@ -201,6 +201,8 @@ impl<'a> Scan<'a> {
     fn take_rows(&mut self, index: usize, read: ReadPage) {
         let Some(page) = read.page else {
             self.unreadable += 1;
+            // It costs what a row does, so that the budget bounds the pages too.
+            self.rows_read += 1;
             return;
         };
         self.rows_read += page.rows.len();

@@ -1,6 +1,11 @@
 //! Tests against real parts: Redis, sockets, TLS, processes. One binary, so that it links once.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code)]
 mod support;
+
+mod log_bounds;
+#[allow(dead_code)]
+mod log_world;
+mod logs;
