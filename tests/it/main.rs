@@ -2,5 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod admin_configs;
+mod directory;
+mod ops;
+mod publish;
 #[allow(dead_code)]
 mod support;
+#[allow(dead_code)]
+mod support_http;
