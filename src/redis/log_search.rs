@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Semaphore;
 
-use super::connection::{Redis, RedisError, Result};
+use super::connection::{Cause, Redis, RedisError, Result};
 use super::delivery_read::{self, LogSource};
 use super::keys::ShardKeys;
 use super::log_heads::Heads;
@@ -110,7 +110,8 @@ pub async fn find_deliveries(
         scan.read(&mut connection, budget).await?;
         heads.add_unread(&mut connection, &sources, &scan.rows).await?;
         let found = matching(&scan.rows, &heads.of, &query.filter);
-        let settled = found.partition_point(|(_, state)| state.position >= scan.frontier());
+        let frontier = scan.frontier();
+        let settled = found.partition_point(|(_, state)| state.position >= frontier);
         if budgets.is_empty() || scan.is_complete() || settled >= query.skip + query.limit {
             break found;
         }
@@ -130,7 +131,7 @@ pub async fn find_deliveries(
 /// Finds one delivery of `config`, with its payload and every attempt; `None` when the log does not know it.
 ///
 /// # Errors
-/// Redis's, or that the record or a page in question cannot be understood.
+/// Redis's, or that the record cannot be understood. A page that cannot is skipped.
 pub async fn find_delivery(
     redis: &Redis,
     shards: &[ShardKeys],
@@ -175,9 +176,12 @@ pub async fn payload_of(
     payload_among(&mut connection, source, id, None, &rows).await
 }
 
+/// Waits for a turn, no longer than for an answer of Redis: what waits holds a place of the admin API.
 async fn begin(redis: &Redis) -> Result<(tokio::sync::SemaphorePermit<'static>, deadpool_redis::Connection)> {
     let operation = "reading the log";
-    let turn = QUESTIONS.acquire().await.map_err(|error| RedisError::answer(operation, error.to_string()))?;
+    let no_turn = || RedisError { operation, cause: Cause::Pool("too many questions to the log".to_owned()) };
+    let turn = tokio::time::timeout(redis.response_timeout(), QUESTIONS.acquire()).await;
+    let turn = turn.map_err(|_| no_turn())?.map_err(|_| no_turn())?;
     Ok((turn, redis.pooled(operation).await?))
 }
 

@@ -2,6 +2,10 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+mod admin_configs;
+mod directory;
+mod ops;
+mod publish;
 #[allow(dead_code)]
 mod support;
 
@@ -9,3 +13,5 @@ mod log_bounds;
 #[allow(dead_code)]
 mod log_world;
 mod logs;
+#[allow(dead_code)]
+mod support_http;
