@@ -17,3 +17,17 @@ mod support;
 mod walk;
 mod walk_endings;
 mod walk_input;
+
+mod admin_configs;
+mod directory;
+mod ops;
+mod publish;
+#[allow(dead_code)]
+mod support;
+
+mod log_bounds;
+#[allow(dead_code)]
+mod log_world;
+mod logs;
+#[allow(dead_code)]
+mod support_http;
