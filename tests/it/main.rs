@@ -9,6 +9,10 @@ mod attempt;
 mod cli;
 mod cli_http;
 mod crash;
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod admin_configs;
+mod control_scripts;
 mod directory;
 mod embedded;
 mod log_bounds;
