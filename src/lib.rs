@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod domain;
 pub mod lanes;
 pub mod metrics;

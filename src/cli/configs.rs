@@ -132,9 +132,11 @@ pub(super) fn cell(object: &Value, name: &str) -> String {
     match object.get(name) {
         None | Some(Value::Null) => "-".into(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(values)) => {
-            values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), Into::into)).collect::<Vec<_>>().join(",")
-        }
+        Some(Value::Array(values)) => values
+            .iter()
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), Into::into))
+            .collect::<Vec<_>>()
+            .join(","),
         Some(other) => other.to_string(),
     }
 }

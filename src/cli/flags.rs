@@ -87,18 +87,27 @@ fn flag(setting: &'static Setting) -> Arg {
     let help = format!("{} [default: {default}] [env: {}]", setting.reason, setting.environment());
     let arg = Arg::new(setting.name)
         .long(setting.name)
-        .value_name(setting.unit.to_uppercase().replace(' ', "-"))
+        .value_name(setting.unit)
         .help(help)
-        .help_heading(match setting.scope {
-            Scope::Every => "Logging".to_owned(),
-            _ => format!("Settings: {}", setting.section),
-        });
+        .help_heading(heading(setting));
     match setting.form {
         Form::Value => arg.action(ArgAction::Set),
         Form::List => arg.action(ArgAction::Append),
         Form::Switch => {
             arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true")
         }
+    }
+}
+
+fn heading(setting: &Setting) -> &'static str {
+    match setting.section {
+        _ if setting.scope == Scope::Every => "Logging",
+        "redis" => "Settings: redis",
+        "process" => "Settings: process",
+        "delivery" => "Settings: delivery",
+        "limits" => "Settings: limits",
+        "retention" => "Settings: retention",
+        section => section,
     }
 }
 

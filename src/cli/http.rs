@@ -70,7 +70,9 @@ fn tls() -> Result<TlsConnector, Error> {
     let found = rustls_native_certs::load_native_certs();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        return Err("this system has no root certificates; install ca-certificates or set SSL_CERT_FILE".into());
+        return Err(
+            "this system has no root certificates; install ca-certificates or set SSL_CERT_FILE".into()
+        );
     }
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))

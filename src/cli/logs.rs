@@ -93,7 +93,8 @@ fn list(args: &ListArgs, context: &mut Context) -> Result<(), CliError> {
         return Ok(context.output.json(&answer)?);
     }
     let edges = answer.get("edges").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut table = TextTable::new(&["DELIVERY", "EVENT", "STATUS", "TRIES", "LAST ATTEMPT", "ANSWER", "URL"]);
+    let mut table =
+        TextTable::new(&["DELIVERY", "EVENT", "STATUS", "TRIES", "LAST ATTEMPT", "ANSWER", "URL"]);
     for edge in edges {
         let cell = |name| cell(edge, name);
         table.row([

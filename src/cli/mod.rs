@@ -11,6 +11,7 @@ mod connect;
 mod demo;
 mod doctor;
 pub mod error;
+mod findings;
 pub mod flags;
 mod http;
 mod logging;

@@ -55,7 +55,9 @@ pub(super) fn run(args: ReceiveArgs, context: &mut Context) -> Result<(), CliErr
     logging::start_every(context)?;
     if let Some(url) = &args.dedupe_redis_url {
         // Checked here, for clap would repeat the text, which may hold a password.
-        let wrong = |problem| CliError::Usage(format!("--dedupe-redis-url {problem}; expected {}", redis_url::EXPECTED));
+        let wrong = |problem| {
+            CliError::Usage(format!("--dedupe-redis-url {problem}; expected {}", redis_url::EXPECTED))
+        };
         redis_url::parse(url).map_err(wrong)?;
     }
     let options = ReceiverOptions {

@@ -35,8 +35,9 @@ impl ServerFlags {
         query: &[(&str, String)],
         body: Option<Vec<u8>>,
     ) -> Result<Value, CliError> {
-        let missing =
-            || CliError::Usage("no token: give --token or set POSTRIDER_TOKEN (postrider token create)".into());
+        let missing = || {
+            CliError::Usage("no token: give --token or set POSTRIDER_TOKEN (postrider token create)".into())
+        };
         let token = self.token.as_deref().filter(|token| !token.is_empty()).ok_or_else(missing)?;
         let organisation = self.organisation.as_deref().filter(|text| !text.is_empty());
         let mut url = url::Url::parse(&self.server)

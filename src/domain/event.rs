@@ -121,6 +121,24 @@ impl EventFields {
         *place = Some(value);
     }
 
+    /// The fields that are there, by their names, in the producers' contract's order.
+    #[must_use]
+    pub fn into_named(self) -> Vec<(&'static str, Vec<u8>)> {
+        let values = [
+            self.organisation_id,
+            self.event,
+            self.data,
+            self.nonce,
+            self.timestamp,
+            self.config_id,
+            self.traceparent,
+            self.community_id,
+            self.user_id,
+            self.event_source_id,
+        ];
+        Self::NAMES.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
     /// Checks everything and makes the event.
     ///
     /// # Errors

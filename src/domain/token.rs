@@ -16,7 +16,7 @@ pub enum Role {
     Viewer,
     /// Publishes events, and nothing else.
     Publisher,
-    /// Reads configs and logs.
+    /// Reads configs; as a person who manages them, not their logs.
     Manager,
     /// Everything within its organisation.
     Admin,

@@ -142,7 +142,11 @@ impl Redis {
         let keys = Keys::new(&settings.namespace)
             .ok_or_else(|| setting("namespace: expected 1 to 64 of A-Z a-z 0-9 _ . -".into()))?;
         let client = Client::open(url).during(operation)?;
-        let manager = Manager::new(url).during(operation)?;
+        // The client's own default is 500 ms, shorter than a full Redis may take.
+        let pool_config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(settings.response_timeout));
+        let manager = Manager::new_with_config(url, pool_config).during(operation)?;
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .wait_timeout(Some(settings.response_timeout))
@@ -158,6 +162,11 @@ impl Redis {
     #[must_use]
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// Longest wait for an answer to a command that does not block.
+    pub(crate) const fn response_timeout(&self) -> Duration {
+        self.response_timeout
     }
 
     /// A connection of the pool, for everything that is not a worker's.

@@ -3,8 +3,8 @@
 
 use std::sync::OnceLock;
 
-use redis::Cmd;
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue};
 
 use super::connection::{During, Result};
 
@@ -86,6 +86,26 @@ scripts! {
     TRIM_LOG = "trim_log" <3, 7>;
     /// Drops failed deliveries past their caps.
     EVICT_FAILED = "evict_failed" <2, 1>;
+    /// Compare-and-set of a batch of configs.
+    PUT_CONFIGS = "put_configs" <4, 7>;
+    /// Stores or revokes one token.
+    PUT_TOKEN = "put_token" <3, 7>;
+    /// Appends events, each nonce once.
+    PUBLISH = "publish" <1, 1>;
+}
+
+/// Runs a script on `connection`, loading the scripts first where the server does not know them.
+pub(crate) async fn run<T: FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    operation: &'static str,
+    command: &Cmd,
+) -> Result<T> {
+    let answer = command.query_async(connection).await.during(operation);
+    if !matches!(&answer, Err(error) if error.code() == Some("NOSCRIPT")) {
+        return answer;
+    }
+    load_all(connection).await?;
+    command.query_async(connection).await.during(operation)
 }
 
 /// Loads every script, so that `EVALSHA` can stand in pipelines.

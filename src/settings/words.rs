@@ -241,7 +241,7 @@ pub mod log_filter {
     use tracing_subscriber::EnvFilter;
 
     /// The unit, for people.
-    pub const UNIT: &str = "level or filter";
+    pub const UNIT: &str = "filter";
     /// What the text has to be.
     pub const EXPECTED: &str = "error, warn, info, debug, trace, or target=level pairs joined by commas";
 

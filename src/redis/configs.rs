@@ -1,0 +1,298 @@
+//! Changes of configs: read what is stored, let the caller edit it, compare and set, begin again when somebody
+//! else was faster. Readers use [`super::directory`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::streams::StreamRangeReply;
+
+use super::connection::{During, Link, Redis, RedisError, Result};
+use super::directory::Directory;
+use super::follower;
+use super::scripts;
+use crate::domain::clock::UnixMillis;
+use crate::domain::config::{Config, Disabled, DisabledReason, StoredConfig};
+use crate::domain::ids::{ConfigId, ConfigSequence, OrganisationId, StreamId};
+
+/// Entries that `changes` keeps; a replica that was away for more reads everything again.
+pub const CHANGES_MAX: u64 = 10_000;
+/// Entries that `audit` keeps.
+pub const AUDIT_MAX: u64 = 10_000;
+/// How often a change that lost against another is tried again.
+const TRIES: u32 = 10;
+/// Pause before a further try, times a random number below the count of tries.
+const TRY_PAUSE: Duration = Duration::from_millis(4);
+/// How long a change waits for the directory to reach what Redis holds; after it the hash is read whole.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// What a caller makes of an organisation's configs.
+#[derive(Debug)]
+pub struct Edit<R> {
+    /// Configs and tombstones to store; an id that is not stored yet comes from [`NewIds`].
+    pub writes: Vec<StoredConfig>,
+    /// What changes, for `audit`; without secrets.
+    pub what: String,
+    /// What the caller wants back once it is written.
+    pub answer: R,
+}
+
+/// Ids for configs that an edit makes.
+#[derive(Debug)]
+pub struct NewIds {
+    next: u32,
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError<E> {
+    /// The caller's edit refused it.
+    #[error("refused")]
+    Refused(E),
+    /// Others changed the same configs each time it was tried.
+    #[error("others kept changing the same configs")]
+    Contended,
+    /// Every config number is used up.
+    #[error("no config number is left")]
+    Exhausted,
+    /// Redis failed.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+}
+
+/// What became of a 410's wish to disable its config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisableGone {
+    /// It is disabled now.
+    Disabled,
+    /// It was disabled before.
+    AlreadyDisabled,
+    /// It was changed, or deleted, since the attempt read it: the 410 was another version's.
+    VersionChanged,
+}
+
+/// One organisation's configs as stored, with what a compare-and-set compares.
+struct Stored {
+    configs: Vec<Config>,
+    raw: HashMap<ConfigId, Vec<u8>>,
+    sequence: String,
+}
+
+enum Put {
+    Written(StreamId),
+    Conflict,
+}
+
+// === impl NewIds ===
+
+impl NewIds {
+    /// An id that no config has or had; `None` when every number is used up.
+    pub fn allocate(&mut self) -> Option<ConfigId> {
+        self.next = self.next.checked_add(1)?;
+        Some(ConfigId::new(rand::random(), ConfigSequence(self.next)))
+    }
+}
+
+// === reading and changing ===
+
+/// Changes an organisation's configs: `edit` is given them as stored, in the order of their making, and is
+/// called again when somebody else wrote meanwhile. `who` goes to `audit`. Returns the edit's answer after this
+/// replica's directory has applied the change, or after a second.
+///
+/// # Errors
+/// See [`ChangeError`].
+pub async fn change_configs<R, E>(
+    redis: &Redis,
+    directory: &Directory,
+    organisation: &OrganisationId,
+    who: &str,
+    mut edit: impl FnMut(&[Config], &mut NewIds) -> std::result::Result<Edit<R>, E>,
+) -> std::result::Result<R, ChangeError<E>> {
+    for tried in 0..TRIES {
+        if tried > 0 {
+            tokio::time::sleep(TRY_PAUSE.mul_f64(rand::random::<f64>() * f64::from(tried))).await;
+        }
+        let stored = read_organisation(redis, directory, organisation).await?;
+        let before = parse_sequence(&stored.sequence)?;
+        let mut ids = NewIds { next: before };
+        let edit = edit(&stored.configs, &mut ids).map_err(ChangeError::Refused)?;
+        if edit.writes.is_empty() {
+            return Ok(edit.answer);
+        }
+        if ids.next == u32::MAX {
+            return Err(ChangeError::Exhausted);
+        }
+        let audit = Audit { who, organisation, what: &edit.what };
+        if let Put::Written(change) = put(redis, &stored, ids.next, &edit.writes, audit).await? {
+            directory.wait_for(change, CATCH_UP).await;
+            return Ok(edit.answer);
+        }
+    }
+    Err(ChangeError::Contended)
+}
+
+/// What an `audit` entry says.
+struct Audit<'a> {
+    who: &'a str,
+    organisation: &'a OrganisationId,
+    what: &'a str,
+}
+
+/// Reads an organisation's configs from Redis itself.
+///
+/// Which ids it has is known from the directory, once that has applied every change up to now; the config
+/// sequence, read before, shows at the compare-and-set whether one was made since.
+async fn read_organisation(
+    redis: &Redis,
+    directory: &Directory,
+    organisation: &OrganisationId,
+) -> Result<Stored> {
+    let operation = "reading configs to change them";
+    let mut connection = redis.pooled(operation).await?;
+    let keys = redis.keys();
+    let mut head = redis::pipe();
+    head.cmd("HGET").arg(keys.meta()).arg("configSequence");
+    head.cmd("XREVRANGE").arg(keys.changes()).arg("+").arg("-").arg("COUNT").arg(1);
+    let (sequence, last): (Option<String>, StreamRangeReply) =
+        head.query_async(&mut *connection).await.during(operation)?;
+    let last = last.ids.first().and_then(|entry| entry.id.parse::<StreamId>().ok()).unwrap_or_default();
+    let mut raw = HashMap::new();
+    if directory.is_complete() && directory.wait_for(last, CATCH_UP).await {
+        let ids: Vec<String> =
+            directory.configs().of(organisation).iter().map(|config| config.id().to_string()).collect();
+        if !ids.is_empty() {
+            let mut command = redis::cmd("HMGET");
+            command.arg(keys.configs()).arg(&ids);
+            let values: Vec<Option<Vec<u8>>> =
+                command.query_async(&mut *connection).await.during(operation)?;
+            raw.extend(ids.into_iter().zip(values).filter_map(|(id, value)| Some((id, value?))));
+        }
+    } else {
+        follower::scan(&mut connection, operation, &keys.configs(), |field, value| {
+            raw.insert(field.to_owned(), value.to_vec());
+        })
+        .await?;
+    }
+    Ok(Stored::new(organisation, raw, sequence.unwrap_or_else(|| "0".into())))
+}
+
+impl Stored {
+    /// Keeps what parses, lives and is the organisation's.
+    fn new(organisation: &OrganisationId, raw: HashMap<String, Vec<u8>>, sequence: String) -> Self {
+        let mut configs = Vec::new();
+        let mut kept = HashMap::new();
+        for value in raw.into_values() {
+            if let Ok(StoredConfig::Config(config)) = serde_json::from_slice(&value)
+                && config.organisation == *organisation
+            {
+                kept.insert(config.id, value);
+                configs.push(config);
+            }
+        }
+        configs.sort_by_key(|config| (config.created_at, config.id.sequence()));
+        Self { configs, raw: kept, sequence }
+    }
+}
+
+fn parse_sequence(text: &str) -> Result<u32> {
+    let wrong = |_| RedisError::answer("reading the config sequence", format!("'{text}' is no number"));
+    text.parse().map_err(wrong)
+}
+
+async fn put(
+    redis: &Redis,
+    stored: &Stored,
+    sequence: u32,
+    writes: &[StoredConfig],
+    audit: Audit<'_>,
+) -> Result<Put> {
+    let operation = "writing configs";
+    let mut more = Vec::with_capacity(writes.len() * 3);
+    for write in writes {
+        more.push(write.id().to_string().into_bytes());
+        more.push(stored.raw.get(&write.id()).cloned().unwrap_or_default());
+        more.push(to_json(operation, write)?);
+    }
+    let command = put_command(redis.keys(), [stored.sequence.as_str(), &sequence.to_string()], audit, &more);
+    let mut connection = redis.pooled(operation).await?;
+    let answer = scripts::run(&mut connection, operation, &command).await?;
+    parse_put(operation, answer)
+}
+
+fn put_command(
+    keys: &super::keys::Keys,
+    sequence: [&str; 2],
+    audit: Audit<'_>,
+    more: &[Vec<u8>],
+) -> redis::Cmd {
+    scripts::PUT_CONFIGS.call_batch(
+        [&keys.configs(), &keys.meta(), &keys.changes(), &keys.audit()],
+        &[],
+        [
+            sequence[0].as_bytes(),
+            sequence[1].as_bytes(),
+            CHANGES_MAX.to_string().as_bytes(),
+            AUDIT_MAX.to_string().as_bytes(),
+            audit.who.as_bytes(),
+            audit.organisation.as_str().as_bytes(),
+            audit.what.as_bytes(),
+        ],
+        more,
+    )
+}
+
+fn to_json(operation: &'static str, config: &StoredConfig) -> Result<Vec<u8>> {
+    serde_json::to_vec(config).map_err(|error| RedisError::answer(operation, error.to_string()))
+}
+
+fn parse_put(operation: &'static str, answer: Vec<String>) -> Result<Put> {
+    match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["written", id] => id
+            .parse()
+            .map(Put::Written)
+            .map_err(|error| RedisError::answer(operation, format!("'{id}': {error}"))),
+        ["conflict"] => Ok(Put::Conflict),
+        other => Err(RedisError::answer(operation, format!("{other:?}"))),
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Disables the config `id` because its receiver answered 410, only while it is still the `version` that
+    /// the attempt used (docs/WIRE.md section 4). Writes `changes` and `audit`; needs no configs in memory.
+    ///
+    /// # Errors
+    /// When Redis fails, or others change the config each time that it is tried.
+    pub async fn disable_gone(&self, id: ConfigId, version: u64, at: UnixMillis) -> Result<DisableGone> {
+        let operation = "disabling a config after 410";
+        let field = id.to_string();
+        for _ in 0..TRIES {
+            let mut read = redis::cmd("HGET");
+            read.arg(self.keys().configs()).arg(&field);
+            let raw: Option<Vec<u8>> = self.query(operation, &read).await?;
+            let Some(raw) = raw else { return Ok(DisableGone::VersionChanged) };
+            let Ok(StoredConfig::Config(mut config)) = serde_json::from_slice(&raw) else {
+                return Ok(DisableGone::VersionChanged);
+            };
+            if config.disabled.is_some() {
+                return Ok(DisableGone::AlreadyDisabled);
+            }
+            if config.id != id || config.version != version {
+                return Ok(DisableGone::VersionChanged);
+            }
+            config.version += 1;
+            config.active = false;
+            config.updated_at = at;
+            config.disabled = Some(Disabled { reason: DisabledReason::Gone, at });
+            let organisation = config.organisation.clone();
+            let json = to_json(operation, &StoredConfig::Config(config))?;
+            let what = format!("config {id}: disabled, its receiver answered 410");
+            let audit = Audit { who: "postrider", organisation: &organisation, what: &what };
+            let command = put_command(self.keys(), ["", ""], audit, &[field.clone().into_bytes(), raw, json]);
+            if let Put::Written(_) = parse_put(operation, self.query(operation, &command).await?)? {
+                return Ok(DisableGone::Disabled);
+            }
+        }
+        Err(RedisError::answer(operation, format!("config {id} changed at each of {TRIES} tries")))
+    }
+}
