@@ -1,9 +1,9 @@
 //! Postrider: a Redis-centric, high-throughput webhook dispatcher.
 #![forbid(unsafe_code)]
 
-pub mod attempt;
 pub mod admin;
 pub mod app;
+pub mod attempt;
 pub mod cli;
 pub mod domain;
 pub mod lanes;

@@ -5,14 +5,12 @@
 
 mod answer;
 pub mod append;
-pub mod connection;
-pub mod deliveries;
-pub mod embedded;
 pub mod configs;
 pub mod connection;
 pub mod deliveries;
 pub mod directory;
 pub mod doctor;
+pub mod embedded;
 pub mod events;
 pub mod follower;
 pub mod keys;

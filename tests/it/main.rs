@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod embedded;
+mod log_tally;
 mod receiver;
 #[allow(dead_code)]
 mod support;

@@ -112,14 +112,15 @@ async fn tell(args: &DemoArgs, output: &mut Output, replica: &mut Replica) -> Re
     let publishing = started.elapsed();
     let numbers = deliver(&stage, replica, args.events, &progress).await?;
     progress.finish();
-    let summary = judge(&stage, args.events, &numbers).await?.timed(publishing, published_at, &stage.endpoints);
+    let summary =
+        judge(&stage, args.events, &numbers).await?.timed(publishing, published_at, &stage.endpoints);
     if args.output == OutputFormat::Json {
         output.json(&summary)?;
     } else {
         summary.print(output)?;
     }
     if !args.once && args.output == OutputFormat::Text {
-        summary::print_what_to_try(output, replica, &stage.token, &stage.endpoints)?;
+        summary::print_what_to_try(output, replica, &stage)?;
     }
     output.flush()?;
     if args.once && !summary.accounted_for {
@@ -173,7 +174,7 @@ impl Stage {
     async fn set(replica: &mut Replica, events: u32) -> Result<Self, CliError> {
         let failed = |error: &dyn std::fmt::Display| CliError::Failure(error.to_string());
         let organisation: OrganisationId = ORGANISATION.parse().map_err(|error| failed(&error))?;
-        let url = embedded::socket_url(replica.data_dir()).map_err(|error| failed(&error))?;
+        let url = embedded::socket_url(&replica.data_dir()).map_err(|error| failed(&error))?;
         let redis = Redis::new(&url, &RedisSettings::default()).map_err(|error| failed(&error))?;
         let link = redis.link();
         let shards = keyspace::shards(&link).await.map_err(|error| failed(&error))?;

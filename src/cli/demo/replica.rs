@@ -52,9 +52,8 @@ impl Replica {
     pub(super) fn launch() -> Result<Self, CliError> {
         let folder = std::env::temp_dir().join(format!("postrider-demo-{}", std::process::id()));
         let (admin, operator) = (free_address()?, free_address()?);
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            CliError::Failure(format!("cannot {what}: {error}"))
-        };
+        let failed =
+            |what: &str, error: &dyn std::fmt::Display| CliError::Failure(format!("cannot {what}: {error}"));
         std::fs::create_dir_all(&folder).map_err(|error| failed("make the demo's folder", &error))?;
         let log = File::create(folder.join("serve.log")).map_err(|error| failed("write a log", &error))?;
         let output = log.try_clone().map_err(|error| failed("write a log", &error))?;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Stage;
+use super::super::error::CliError;
+use super::super::output::{Output, TextTable};
 use super::endpoints::{Endpoint, Endpoints};
 use super::numbers::Numbers;
 use super::replica::Replica;
-use super::super::error::CliError;
-use super::super::output::{Output, TextTable};
+use super::{ORGANISATION, Stage};
 use crate::domain::clock::UnixMillis;
-use crate::domain::token::TokenText;
+use crate::redis::keys::ShardKeys;
 use crate::redis::log_tally::{LogTally, tally};
 
 /// The demo's result. Counts of deliveries come from the log; `skipped` from the server's counter, for what is
@@ -121,7 +121,15 @@ impl Summary {
     /// For people.
     pub(super) fn print(&self, output: &mut Output) -> Result<(), CliError> {
         let mut table = TextTable::new(&[
-            "ENDPOINT", "DELIVERED", "RETRIED", "FAILED", "ATTEMPTS", "DUPLICATES", "P50", "P99", "BEHAVIOUR",
+            "ENDPOINT",
+            "DELIVERED",
+            "RETRIED",
+            "FAILED",
+            "ATTEMPTS",
+            "DUPLICATES",
+            "P50",
+            "P99",
+            "BEHAVIOUR",
         ]);
         for endpoint in &self.endpoints {
             let Quantiles { p50, p99 } = endpoint.publish_to_arrival_ms;
@@ -149,7 +157,10 @@ impl Summary {
         ))?;
         output.line(format_args!("failed        {}", reasons(&self.failed)))?;
         output.line(format_args!("not made      {} (the config was disabled by its 410)", self.skipped))?;
-        output.line(format_args!("receivers     {} duplicates, {} bad signatures", self.duplicates_seen, self.bad_signatures))?;
+        output.line(format_args!(
+            "receivers     {} duplicates, {} bad signatures",
+            self.duplicates_seen, self.bad_signatures
+        ))?;
         output.line(format_args!("arrival       p50 {p50} ms, p99 {p99} ms after publishing (healthy endpoint, all events published at once)"))?;
         output.line(format_args!(
             "rate          {} deliveries a second over {} s, retries included",
@@ -193,27 +204,27 @@ fn rounded(seconds: f64) -> f64 {
 pub(super) fn print_what_to_try(
     output: &mut Output,
     replica: &Replica,
-    token: &TokenText,
-    endpoints: &Endpoints,
+    stage: &Stage,
 ) -> Result<(), CliError> {
-    let (admin, token) = (replica.admin(), token.expose());
-    let flaky = endpoints.iter().find(|endpoint| endpoint.name == "flaky").and_then(|endpoint| endpoint.config);
-    let flaky = flaky.map(|id| id.to_string()).unwrap_or_default();
+    let server = replica.admin().as_str().trim_end_matches('/');
+    let (operator, token) = (replica.operator(), stage.token.expose());
+    let flaky = stage.endpoints.iter().find(|endpoint| endpoint.name == "flaky");
+    let flaky = flaky.and_then(|endpoint| endpoint.config).map(|id| id.to_string()).unwrap_or_default();
+    let stream = stage.shards.first().map(ShardKeys::events).unwrap_or_default();
     let socket = replica.data_dir().join("redis/redis.sock");
-    output.line(format_args!("\nIt stays up. The admin API is at {admin}, the metrics at {}metrics; the token of the", replica.operator()))?;
-    output.line("organisation 'demo' lives as long as the demo. To paste:\n")?;
-    output.line(format_args!("export POSTRIDER_URL={} POSTRIDER_TOKEN={token}", admin.as_str().trim_end_matches('/')))?;
-    output.line(r#"curl -s -H "Authorization: Bearer $POSTRIDER_TOKEN" $POSTRIDER_URL/api/v2/admin/webhooks/configs"#)?;
+    let socket = socket.display();
+    let curl = r#"curl -s -H "Authorization: Bearer $POSTRIDER_TOKEN""#;
+    let api = "$POSTRIDER_URL/api/v2/admin/webhooks";
+    let data = r#"{"user":{"id":"u1"}}"#;
+    let entry = format!("organisationId {ORGANISATION} event reward.earned data '{data}'");
     output.line(format_args!(
-        r#"curl -s -H "Authorization: Bearer $POSTRIDER_TOKEN" "$POSTRIDER_URL/api/v2/admin/webhooks/logs?webhookConfigId={flaky}&status=failed&limit=2""#
+        "\nIt stays up: the admin API at {server}, metrics at {operator}metrics. To paste:\n"
     ))?;
-    output.line(
-        r#"curl -s -H "Authorization: Bearer $POSTRIDER_TOKEN" -d '{"event":"reward.earned","data":{"user":{"id":"u1"}}}' $POSTRIDER_URL/api/v2/admin/webhooks/events"#,
-    )?;
-    output.line(format_args!(
-        r#"redis-cli -s "{}" XADD 'postrider:{{0}}:events' '*' organisationId demo event reward.earned data '{{"user":{{"id":"u1"}}}}'"#,
-        socket.display()
-    ))?;
+    output.line(format_args!("export POSTRIDER_URL={server} POSTRIDER_TOKEN={token}"))?;
+    output.line(format_args!("{curl} {api}/configs"))?;
+    output.line(format_args!("{curl} \"{api}/logs?webhookConfigId={flaky}&status=failed&limit=2\""))?;
+    output.line(format_args!("{curl} -d '{{\"event\":\"reward.earned\",\"data\":{data}}}' {api}/events"))?;
+    output.line(format_args!("redis-cli -s '{socket}' XADD '{stream}' '*' {entry}"))?;
     output.line("\nCtrl-C stops it and removes its data.")?;
     Ok(())
 }
