@@ -77,7 +77,11 @@ fn explain_tls(error: &rustls::Error) -> String {
             "certificate not trusted: unknown issuer (a private authority, or the chain is incomplete)"
                 .to_owned()
         }
-        Tls::InvalidCertificate(certificate) => certificate.to_string(),
+        Tls::InvalidCertificate(certificate) => {
+            let text = certificate.to_string();
+            // Some say it in a sentence, the rest only have a name.
+            if text.starts_with("certificate ") { text } else { format!("certificate not valid: {text}") }
+        }
         Tls::InvalidMessage(_) => "the server does not speak TLS on this port".to_owned(),
         Tls::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion)
         | Tls::PeerIncompatible(_) => {
@@ -106,6 +110,8 @@ mod tests {
         let unknown = of(CertificateError::UnknownIssuer.into());
         assert_eq!(unknown.kind, FaultKind::Tls);
         assert!(unknown.message.contains("unknown issuer"), "{unknown}");
+        let signature = of(CertificateError::BadSignature.into());
+        assert_eq!(signature.message, "certificate not valid: BadSignature");
         let version = of(rustls::Error::AlertReceived(AlertDescription::ProtocolVersion));
         assert!(version.message.contains("1.2 or 1.3"), "{version}");
         let closed = of_handshake(&io::ErrorKind::UnexpectedEof.into());

@@ -17,14 +17,14 @@
 //! is one of the duplicates which receivers tell by the delivery's id. On a fresh connection nothing is ever sent
 //! twice.
 
-pub mod connection;
-pub mod egress;
+mod connection;
+mod egress;
 mod fault;
 pub mod guard;
 mod names;
 mod pool;
 mod progress;
-pub mod request;
+mod request;
 pub mod retry_after;
 
 use std::cell::RefCell;
@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+pub use self::connection::ANSWER_READ_MAX_BYTES;
 use self::connection::{Broken, Connection};
 pub use self::egress::{Egress, EgressError};
 use self::pool::Pool;

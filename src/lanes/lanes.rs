@@ -393,7 +393,7 @@ impl Lanes {
         if lane.offer_to_backlog(permit).is_ok() {
             let shard = job.delivery.id.event().shard();
             self.backlog_ready.borrow_mut().insert((shard, lane.config));
-            self.backlog_wake.notify_one();
+            self.backlog_wake.notify_waiters();
         }
         self.pump(lane);
     }

@@ -13,5 +13,6 @@ mod lane;
 mod lanes;
 mod permits;
 
+pub(crate) use lanes::HELD_LOOK;
 pub use lanes::{Lanes, LanesParts};
 pub use permits::{LanePermits, Permit, Permits};

@@ -11,7 +11,7 @@ use crate::settings::limits::LimitSettings;
 
 /// Attempts that a lane may have in flight before anything is known of its endpoint, and while it does not
 /// answer.
-pub const WINDOW_START: u32 = 8;
+const WINDOW_START: u32 = 8;
 
 /// The permits of a replica.
 #[derive(Debug)]

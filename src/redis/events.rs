@@ -131,6 +131,14 @@ pub fn ack_command(keys: &ShardKeys, ids: impl Iterator<Item = StreamId>) -> red
     command
 }
 
+/// Acknowledges one event at once: one that needs no delivery.
+///
+/// # Errors
+/// Redis's.
+pub async fn acknowledge(link: &Link, keys: &ShardKeys, id: StreamId) -> Result<()> {
+    link.query::<i64>("acknowledging an event", &ack_command(keys, std::iter::once(id))).await.map(drop)
+}
+
 /// Makes the group where it is missing, at `floor` (else the beginning). True when it was made.
 ///
 /// # Errors

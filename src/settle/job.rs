@@ -164,4 +164,10 @@ impl Job {
     pub fn is_undecided(&self) -> bool {
         !self.settling.get() && matches!(*self.hold.borrow(), Hold::Event)
     }
+
+    /// Whether its fate is durable, or another owner's.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        matches!(*self.hold.borrow(), Hold::Decided)
+    }
 }
