@@ -9,7 +9,6 @@ pub mod configs;
 pub mod connection;
 pub mod deliveries;
 pub mod directory;
-pub mod embedded;
 pub mod doctor;
 pub mod embedded;
 pub mod events;
