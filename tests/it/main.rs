@@ -7,14 +7,30 @@ mod arrivals;
 mod crash;
 mod embedded;
 mod log_tally;
+mod attempt;
 mod cli;
 mod cli_http;
+mod crash;
+mod embedded;
 mod receiver;
 mod serving;
 mod stage;
-mod attempt;
 #[allow(dead_code)]
 mod support;
 mod walk;
 mod walk_endings;
 mod walk_input;
+
+mod admin_configs;
+mod directory;
+mod ops;
+mod publish;
+#[allow(dead_code)]
+mod support;
+
+mod log_bounds;
+#[allow(dead_code)]
+mod log_world;
+mod logs;
+#[allow(dead_code)]
+mod support_http;
