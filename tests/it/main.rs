@@ -5,6 +5,9 @@
 
 mod admin_configs;
 mod arrivals;
+mod crash;
+mod embedded;
+mod log_tally;
 mod attempt;
 mod cli;
 mod cli_http;
