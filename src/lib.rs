@@ -3,8 +3,17 @@
 
 pub mod admin;
 pub mod app;
+pub mod attempt;
 pub mod cli;
 pub mod domain;
+pub mod intake;
+pub mod lanes;
+pub mod metrics;
 pub mod receiver;
 pub mod redis;
+pub mod retry;
+pub mod routing;
 pub mod settings;
+pub mod settle;
+pub mod upkeep;
+pub mod worker;

@@ -11,12 +11,28 @@
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
+pub mod body;
+pub mod config_body;
+pub mod config_edit;
+pub mod configs;
 pub mod error;
+pub mod ops;
+pub mod publish;
+pub mod publish_body;
+pub mod server;
 pub mod state;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
 use self::error::{ApiError, NO_PROCEDURE};
+pub use self::server::serve;
 use self::state::AdminState;
 
 /// What every route's path begins with.
@@ -24,13 +40,26 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
-    let resources = Router::new();
+    let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
+    let resources = Router::new().merge(configs::routes()).merge(publish::routes());
     // Mounted here once it exists: `.merge(logs::routes())`, whose paths begin with `/webhooks/logs`.
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)
         .method_not_allowed_fallback(unknown_method)
+        .layer(middleware::from_fn_with_state(places, bound_requests))
         .with_state(state)
+}
+
+/// Refuses what is over the limit of requests in flight: waiting would only move the queue into memory.
+async fn bound_requests(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => {
+            let message = "too many requests in flight";
+            ApiError::unavailable(NO_PROCEDURE, message, Duration::from_secs(1)).into_response()
+        }
+    }
 }
 
 async fn unknown_route() -> ApiError {

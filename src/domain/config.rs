@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::clock::UnixMillis;
 use super::ids::{ConfigId, OrganisationId};
 use super::retry_policy::MAX_RETRIES_LIMIT;
 use super::signature::{Secret, SigningKey};
+
+mod stored;
 
 /// Longest URL, in bytes.
 pub const URL_MAX_BYTES: usize = 2048;
@@ -176,28 +178,6 @@ impl Config {
             headers: self.headers.to_header_map()?,
             signing_key: self.secret.signing_key(),
         })
-    }
-}
-
-// === impl StoredConfig ===
-
-impl StoredConfig {
-    /// The id of the config that it is or was.
-    #[must_use]
-    pub const fn id(&self) -> ConfigId {
-        match self {
-            Self::Config(config) => config.id,
-            Self::Tombstone(tombstone) => tombstone.id,
-        }
-    }
-
-    /// The organisation.
-    #[must_use]
-    pub const fn organisation(&self) -> &OrganisationId {
-        match self {
-            Self::Config(config) => &config.organisation,
-            Self::Tombstone(tombstone) => &tombstone.organisation,
-        }
     }
 }
 
@@ -383,62 +363,6 @@ impl CustomHeaders {
 impl fmt::Debug for CustomHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
-// === serde: the stored form is text, and reading it validates as the constructors do ===
-
-fn refused<E: serde::de::Error>(invalid: InvalidConfig) -> E {
-    E::custom(invalid.0)
-}
-
-impl Serialize for EventType {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for EventType {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(&String::deserialize(deserializer)?).map_err(refused)
-    }
-}
-
-impl Serialize for EndpointUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
-    }
-}
-
-impl<'de> Deserialize<'de> for EndpointUrl {
-    /// A stored URL was checked when it was put; whether `http` may still be used is the attempt's to decide.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(&String::deserialize(deserializer)?, true).map_err(refused)
-    }
-}
-
-impl Serialize for CustomHeaders {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for CustomHeaders {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(BTreeMap::deserialize(deserializer)?).map_err(refused)
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.expose())
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::new(&text).ok_or_else(|| serde::de::Error::custom("expected a secret of 1 to 256 bytes"))
     }
 }
 

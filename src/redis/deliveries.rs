@@ -375,6 +375,31 @@ pub async fn evict_failed(
     link.query(operation, &call).await
 }
 
+/// How many deliveries `config`'s failed set holds beyond its caps: those past the count, else one as long as
+/// the bytes are passed.
+///
+/// # Errors
+/// Redis's.
+pub async fn failed_over(
+    link: &Link,
+    keys: &ShardKeys,
+    config: ConfigId,
+    count_max: u64,
+    bytes_max: u64,
+) -> Result<usize> {
+    let operation = "measuring failed deliveries";
+    let mut commands = pipe();
+    commands.cmd("ZCARD").arg(keys.failed(config));
+    commands.cmd("HGET").arg(keys.size(config)).arg("failedBytes");
+    let mut numbers = link.pipeline(operation, &commands).await?.into_iter().map(|answer| match answer? {
+        Value::Nil => Ok(0),
+        value => Ok(u64::try_from(int_of(operation, value)?).unwrap_or(0)),
+    });
+    let (count, bytes) = (numbers.next().unwrap_or(Ok(0))?, numbers.next().unwrap_or(Ok(0))?);
+    let over = count.saturating_sub(count_max).max(u64::from(bytes > bytes_max));
+    Ok(usize::try_from(over).unwrap_or(BATCH_MAX))
+}
+
 /// Unpacks a record and checks that it is `config`'s.
 ///
 /// # Errors

@@ -120,6 +120,25 @@ pub async fn fetch(link: &Link, keys: &ShardKeys, ids: &[StreamId]) -> Result<Ve
     Ok(entries)
 }
 
+/// The command that acknowledges events; to be sent only after every write that they depend on was answered.
+#[must_use]
+pub fn ack_command(keys: &ShardKeys, ids: impl Iterator<Item = StreamId>) -> redis::Cmd {
+    let mut command = cmd("XACK");
+    command.arg(keys.events()).arg(GROUP);
+    ids.for_each(|id| {
+        command.arg(id.to_string());
+    });
+    command
+}
+
+/// Acknowledges one event at once: one that needs no delivery.
+///
+/// # Errors
+/// Redis's.
+pub async fn acknowledge(link: &Link, keys: &ShardKeys, id: StreamId) -> Result<()> {
+    link.query::<i64>("acknowledging an event", &ack_command(keys, std::iter::once(id))).await.map(drop)
+}
+
 /// Makes the group where it is missing, at `floor` (else the beginning). True when it was made.
 ///
 /// # Errors

@@ -4,18 +4,22 @@
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
 mod answer;
+pub mod append;
 pub mod configs;
 pub mod connection;
 pub mod deliveries;
 pub mod directory;
+pub mod embedded;
 pub mod doctor;
 pub mod events;
 pub mod follower;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
+pub mod log_tally;
 pub mod log_write;
 pub mod publish;
 pub mod scripts;
 pub mod seen;
+pub mod shard_state;
 pub mod tokens;

@@ -1,9 +1,19 @@
 //! Tests against real parts: Redis, sockets, TLS, processes. One binary, so that it links once.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
+mod arrivals;
+mod crash;
+mod embedded;
 mod cli;
 mod cli_http;
 mod receiver;
+mod serving;
+mod stage;
+mod attempt;
 #[allow(dead_code)]
 mod support;
+mod walk;
+mod walk_endings;
+mod walk_input;

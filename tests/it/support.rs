@@ -54,8 +54,13 @@ impl RedisServer {
     }
 
     /// Ends the server at once, as a crash would, and gives its data and port to start again on.
-    pub fn kill(mut self) -> (tempfile::TempDir, u16) {
-        kill_nine(self.pid());
+    pub fn kill(self) -> (tempfile::TempDir, u16) {
+        self.end("KILL")
+    }
+
+    /// Ends the server with a signal, and gives its data and port to start again on.
+    pub fn end(mut self, signal_name: &str) -> (tempfile::TempDir, u16) {
+        signal(self.pid(), signal_name);
         drop(self.guardian.stdin.take());
         let _ = self.guardian.wait();
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a directory"));

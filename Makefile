@@ -1,0 +1,69 @@
+# The only entry point: what people and CI run. `make help` lists it.
+
+CARGO ?= cargo
+# Everything is fetched once; afterwards the network is not touched.
+OFFLINE = $(shell scripts/offline.sh)
+SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap build demo test test-all smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+bootstrap: ## Install what is missing: a C compiler, redis-server (says what and why)
+	@scripts/bootstrap.sh all
+
+build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
+	@scripts/bootstrap.sh build
+	$(CARGO) build --locked $(OFFLINE) --release
+
+demo: ## Show the whole story in a minute (built with the quick profile: as release, without LTO)
+	@scripts/bootstrap.sh demo
+	$(CARGO) build --locked $(OFFLINE) --profile quick
+	exec $(CARGO) run --locked $(OFFLINE) --profile quick --quiet -- demo
+
+test: ## Run every test; needs Rust and redis-server, nothing else
+	@scripts/bootstrap.sh test
+	$(CARGO) test --locked $(OFFLINE)
+
+test-all: lint test smoke ## Lints, tests, and the demo as a smoke test
+
+smoke: ## Run the demo once, small, and check that every event is accounted for
+	@scripts/bootstrap.sh test
+	scripts/smoke.sh
+
+lint: fmt-check clippy doc deny shellcheck ## Everything a machine can say about the text
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+fmt-check: ## Check the formatting
+	$(CARGO) fmt --check
+
+clippy:
+	@scripts/bootstrap.sh build
+	$(CARGO) clippy --locked $(OFFLINE) --all-targets -- -D warnings
+
+doc: ## Build the documentation of the code; broken links fail
+	@scripts/bootstrap.sh build
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(OFFLINE) --no-deps --document-private-items
+
+# These two tools are no requirement: where they are missing the check is left out, and said.
+deny:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny $(OFFLINE) check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
+
+shellcheck:
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
+	else echo "shellcheck is not installed: the scripts are not checked"; fi
+
+bench: ## Measure; the method is in benches/README.md
+	@scripts/bootstrap.sh test
+	$(CARGO) bench --locked $(OFFLINE) --bench first_figures
+
+clean: ## Remove what was built; data folders stay
+	$(CARGO) clean
+
+ci: ## What CI runs
+	.ci/run

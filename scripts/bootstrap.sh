@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Installs what is missing on this machine, and nothing that is here. Rust itself it does not install.
+#
+#   scripts/bootstrap.sh build    what `make build` needs: Rust, a C compiler
+#   scripts/bootstrap.sh test     that and redis-server 7 (also: demo, all)
+#
+# Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
+set -euo pipefail
+
+REDIS_FLOOR=7
+
+say() { echo "bootstrap: $*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+manager() {
+    for name in apt-get dnf brew; do
+        if have "$name"; then
+            echo "$name"
+            return
+        fi
+    done
+    echo none
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif ! have sudo; then
+        fail "this needs root and there is no sudo; run as root: $*"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        # Nobody is there to type a password.
+        sudo -n "$@"
+    fi
+}
+
+# install_package WHY APT-NAME DNF-NAME BREW-NAME: a name of "-" means that this manager cannot help.
+install_package() {
+    local why=$1 package
+    case $(manager) in
+    apt-get) package=$2 ;;
+    dnf) package=$3 ;;
+    brew) package=$4 ;;
+    *) fail "missing: $why; no apt-get, dnf or brew here, so please install it by hand" ;;
+    esac
+    if [ "$package" = - ]; then
+        fail "missing: $why; please install it by hand (on macOS: xcode-select --install)"
+    fi
+    say "installing $package with $(manager): $why"
+    case $(manager) in
+    apt-get)
+        as_root apt-get update -qq >&2
+        # shellcheck disable=SC2086 # Several packages may be named.
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $package >&2
+        ;;
+    dnf)
+        # shellcheck disable=SC2086
+        as_root dnf install -y -q $package >&2
+        ;;
+    brew) brew install --quiet "$package" >&2 ;;
+    esac
+}
+
+need_rust() {
+    have cargo && have rustc && return
+    fail "missing: Rust (cargo, rustc); install it with rustup or your system's packages, version 1.95 or newer"
+}
+
+need_cc() {
+    have cc && return
+    install_package "a C compiler (cc), to link and to build the TLS and allocator code" "gcc libc6-dev" "gcc" -
+    have cc || fail "a C compiler was installed but cc is still not on PATH"
+}
+
+need_redis() {
+    local program=${REDIS_SERVER:-redis-server} version
+    if ! have "$program"; then
+        [ -z "${REDIS_SERVER:-}" ] || fail "REDIS_SERVER is $REDIS_SERVER, which is no program"
+        install_package "redis-server, which the tests, the demo and the embedded default start" \
+            redis-server redis redis
+        have "$program" || fail "Redis was installed but redis-server is still not on PATH"
+        say "your system may have started a Redis service of its own on port 6379; Postrider does not use it"
+    fi
+    version=$("$program" --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
+    if [ "${version:-0}" -lt "$REDIS_FLOOR" ]; then
+        fail "$("$program" --version) is too old: Redis $REDIS_FLOOR or newer is needed; set REDIS_SERVER to one"
+    fi
+}
+
+case ${1:-all} in
+build)
+    need_rust
+    need_cc
+    ;;
+test | demo | all)
+    need_rust
+    need_cc
+    need_redis
+    ;;
+*)
+    fail "unknown: $1; expected build, test, demo or all"
+    ;;
+esac

@@ -1,0 +1,126 @@
+//! Bodies of requests and how their mistakes are told.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::HeaderValue;
+use axum::response::Response;
+use http_body_util::BodyExt;
+
+use super::error::ApiError;
+
+/// Largest body of any route, in bytes.
+pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How much of a body that is too large is read and thrown away, so that its sender can read the answer instead
+/// of meeting a closed connection.
+const DISCARD_MAX_BYTES: usize = 4 * BODY_MAX_BYTES;
+/// Longest time that a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Mistakes that one answer tells.
+const MISTAKES_SHOWN: usize = 20;
+/// Names that `X-Postrider-Ignored` lists, and the length to which each is cut.
+const IGNORED_SHOWN: usize = 32;
+const IGNORED_NAME_MAX: usize = 64;
+
+/// Every mistake of one body, each with its path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(Vec<String>);
+
+/// Names of fields that nobody knows; told in a header, otherwise ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ignored(BTreeSet<String>);
+
+/// Reads a body of at most [`BODY_MAX_BYTES`].
+///
+/// # Errors
+/// 413 when it is larger, 408 when it is slow, 400 when it ends early.
+pub async fn read_body(body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(BODY_TIMEOUT, read_frames(body, procedure)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            Err(ApiError::timeout(procedure, message))
+        }
+    }
+}
+
+async fn read_frames(mut body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
+    let mut read = Vec::new();
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request(procedure, "body: ended early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        total += data.len();
+        if total <= BODY_MAX_BYTES {
+            read.extend_from_slice(&data);
+        } else {
+            read = Vec::new();
+            if total > DISCARD_MAX_BYTES {
+                break;
+            }
+        }
+    }
+    if total > BODY_MAX_BYTES {
+        let message = format!("body: at most {BODY_MAX_BYTES} bytes are accepted");
+        return Err(ApiError::too_large(procedure, message));
+    }
+    Ok(read.into())
+}
+
+// === impl Mistakes ===
+
+impl Mistakes {
+    /// Adds one.
+    pub fn add(&mut self, path: impl fmt::Display, problem: impl fmt::Display) {
+        self.0.push(format!("{path}: {problem}"));
+    }
+
+    /// Adds one where there is an error, and gives the value where there is none.
+    pub fn keep<T, E: fmt::Display>(&mut self, path: impl fmt::Display, value: Result<T, E>) -> Option<T> {
+        value.map_err(|problem| self.add(path, problem)).ok()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().take(MISTAKES_SHOWN).map(String::as_str).collect::<Vec<_>>();
+        f.write_str(&shown.join("; "))?;
+        match self.0.len().saturating_sub(MISTAKES_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+// === impl Ignored ===
+
+impl Ignored {
+    /// Adds a name.
+    pub fn add(&mut self, name: &str) {
+        let printable = |c: char| if c.is_ascii_graphic() && c != ',' { c } else { '?' };
+        self.0.insert(name.chars().take(IGNORED_NAME_MAX).map(printable).collect());
+    }
+
+    /// Adds another list's names.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Names them in `X-Postrider-Ignored`, if there are any.
+    pub fn tell(&self, response: &mut Response) {
+        let names: Vec<&str> = self.0.iter().take(IGNORED_SHOWN).map(String::as_str).collect();
+        if !names.is_empty()
+            && let Ok(value) = HeaderValue::from_str(&names.join(", "))
+        {
+            response.headers_mut().insert("x-postrider-ignored", value);
+        }
+    }
+}

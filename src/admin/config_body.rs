@@ -1,0 +1,363 @@
+//! The body of `PUT /webhooks/configs` (docs/WIRE.md section 6): three shapes, every mistake reported at once,
+//! each with its path. Pure: nothing is looked up here.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::body::{Ignored, Mistakes};
+use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, EventType, check_max_retries};
+use crate::domain::ids::ConfigId;
+use crate::domain::signature::Secret;
+
+/// What an answer shows instead of a custom header's value; sent back, it keeps the stored one.
+pub const HEADER_MASK: &str = "****";
+/// What a masked secret begins with; a secret that begins so is never taken for a new one.
+pub const SECRET_MASK: &str = "whsec_****";
+/// Most configs of one organisation, deleted ones not counted.
+pub const CONFIGS_MAX: usize = 1_000;
+
+/// How the configs came, and so how they are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One object: made or changed, the others stay.
+    Single,
+    /// An array: the organisation's whole set.
+    List,
+    /// `{"configs": […]}`: the organisation's whole set.
+    Wrapped,
+}
+
+/// A body without mistakes.
+#[derive(Debug)]
+pub struct ConfigBody {
+    /// Its shape.
+    pub shape: Shape,
+    /// Its configs, in order.
+    pub items: Vec<ConfigInput>,
+    /// Fields that nobody knows.
+    pub ignored: Ignored,
+}
+
+/// One config of a body. `None`: the field was left out, or null.
+#[derive(Debug)]
+pub struct ConfigInput {
+    /// Where it stands in the body: `body`, `body[3]`, `body.configs[3]`.
+    pub path: String,
+    /// `id`
+    pub id: Option<ConfigId>,
+    /// `url`
+    pub url: EndpointUrl,
+    /// `events`, without repetitions
+    pub events: Vec<EventType>,
+    /// `secret`
+    pub secret: SecretInput,
+    /// `active`, or its other name `isEnabled`
+    pub active: Option<bool>,
+    /// `maxRetries`
+    pub max_retries: Option<u32>,
+    /// `headers`; values that are [`HEADER_MASK`] stand for the stored ones
+    pub headers: Option<BTreeMap<String, String>>,
+}
+
+/// A config's `secret` as sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SecretInput {
+    /// Left out.
+    Absent,
+    /// As an answer showed it.
+    Masked,
+    /// A new one.
+    New(Secret),
+}
+
+/// Fields of an answer that may come back and change nothing.
+const READ_ONLY: [&str; 4] = ["createdAt", "updatedAt", "disabledReason", "disabledAt"];
+
+impl ConfigBody {
+    /// Parses a body.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(bytes: &[u8], allow_http: bool) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let mut ignored = Ignored::default();
+        let parsed = serde_json::from_slice::<Value>(bytes).map_err(|error| format!("invalid JSON: {error}"));
+        let (shape, values) = match mistakes.keep("body", parsed) {
+            None => return Err(mistakes),
+            Some(Value::Array(values)) => (Shape::List, values),
+            Some(Value::Object(mut object)) => match object.remove("configs") {
+                Some(Value::Array(values)) => {
+                    object.keys().for_each(|name| ignored.add(name));
+                    (Shape::Wrapped, values)
+                }
+                Some(_) => {
+                    mistakes.add("body.configs", "expected an array of configs");
+                    return Err(mistakes);
+                }
+                None => (Shape::Single, vec![Value::Object(object)]),
+            },
+            Some(_) => {
+                mistakes.add("body", "expected a config, an array of configs, or {\"configs\": [...]}");
+                return Err(mistakes);
+            }
+        };
+        if values.len() > CONFIGS_MAX {
+            mistakes.add("body", format!("expected at most {CONFIGS_MAX} configs"));
+            return Err(mistakes);
+        }
+        let mut items = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let path = match shape {
+                Shape::Single => "body".to_owned(),
+                Shape::List => format!("body[{index}]"),
+                Shape::Wrapped => format!("body.configs[{index}]"),
+            };
+            items.extend(parse_item(path, value, allow_http, &mut mistakes, &mut ignored));
+        }
+        if mistakes.is_empty() { Ok(Self { shape, items, ignored }) } else { Err(mistakes) }
+    }
+}
+
+fn parse_item(
+    path: String,
+    value: Value,
+    allow_http: bool,
+    mistakes: &mut Mistakes,
+    ignored: &mut Ignored,
+) -> Option<ConfigInput> {
+    let Value::Object(mut fields) = value else {
+        mistakes.add(path, "expected an object");
+        return None;
+    };
+    let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
+    let id = take("id").map(|value| parse_id(&path, &value, mistakes));
+    let url = parse_url(&path, take("url"), allow_http, mistakes);
+    let events = parse_events(&path, take("events"), mistakes);
+    let secret = take("secret").map(|value| parse_secret(&path, &value, mistakes));
+    let active = parse_active(&path, take("active"), take("isEnabled"), mistakes);
+    let retries = take("maxRetries").map(|value| {
+        let checked = match value.as_u64() {
+            Some(number) => check_max_retries(number).map_err(|error| error.0),
+            None => Err("expected an integer from 0 to 10".to_owned()),
+        };
+        mistakes.keep(format_args!("{path}.maxRetries"), checked)
+    });
+    let headers = take("headers").map(|value| parse_headers(&path, value, mistakes));
+    refuse_unbuilt(&path, &mut fields, mistakes);
+    let unknown = fields.keys().filter(|name| !READ_ONLY.contains(&name.as_str()));
+    unknown.for_each(|name| ignored.add(name));
+    Some(ConfigInput {
+        id: flatten(id)?,
+        url: url?,
+        events: events?,
+        secret: flatten(secret)?.unwrap_or(SecretInput::Absent),
+        active: active?,
+        max_retries: flatten(retries)?,
+        headers: flatten(headers)?,
+        path,
+    })
+}
+
+/// Outside: the field was left out. Inside: it was wrong, which ends the item.
+fn flatten<T>(field: Option<Option<T>>) -> Option<Option<T>> {
+    match field {
+        None => Some(None),
+        Some(None) => None,
+        Some(value) => Some(value),
+    }
+}
+
+/// Fields of the contract that are not built yet: anything but the harmless default is refused, for a field
+/// that is accepted and not obeyed is worse than none.
+fn refuse_unbuilt(path: &str, fields: &mut Map<String, Value>, mistakes: &mut Mistakes) {
+    let mut refuse = |name: &str, harmless: Option<Value>, problem: &str| {
+        if let Some(value) = fields.remove(name)
+            && !value.is_null()
+            && Some(&value) != harmless.as_ref()
+        {
+            mistakes.add(format_args!("{path}.{name}"), problem);
+        }
+    };
+    refuse("httpMethod", Some("POST".into()), "expected 'POST'; other methods are not supported");
+    refuse("entityFilters", Some(Value::Object(Map::new())), "expected {}; filters are not supported yet");
+    refuse("bodyFormat", None, "not supported yet; leave it out");
+    refuse("rateLimit", None, "not supported yet; leave it out");
+}
+
+fn parse_id(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<ConfigId> {
+    let wrong = "expected 24 lower-case hexadecimal digits, as an answer gave them";
+    let parsed = value.as_str().and_then(|text| text.parse().ok()).ok_or(wrong);
+    mistakes.keep(format_args!("{path}.id"), parsed)
+}
+
+fn parse_url(
+    path: &str,
+    value: Option<Value>,
+    allow_http: bool,
+    mistakes: &mut Mistakes,
+) -> Option<EndpointUrl> {
+    let parsed = match value {
+        None => Err("missing; expected an https URL".to_owned()),
+        Some(Value::String(text)) => EndpointUrl::new(&text, allow_http).map_err(|error| error.0),
+        Some(_) => Err("expected an https URL as a string".to_owned()),
+    };
+    mistakes.keep(format_args!("{path}.url"), parsed)
+}
+
+fn parse_events(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> Option<Vec<EventType>> {
+    let place = format!("{path}.events");
+    let values = match value {
+        Some(Value::Array(values)) if (1..=EVENTS_MAX).contains(&values.len()) => values,
+        None => {
+            mistakes.add(place, "missing; expected an array of event types");
+            return None;
+        }
+        Some(_) => {
+            mistakes.add(place, format!("expected an array of 1 to {EVENTS_MAX} event types"));
+            return None;
+        }
+    };
+    let count = values.len();
+    let mut events: Vec<EventType> = Vec::with_capacity(count);
+    let mut wrong = false;
+    for (index, value) in values.iter().enumerate() {
+        let parsed = match value.as_str() {
+            Some(text) => EventType::new(text).map_err(|error| error.0),
+            None => Err("expected a string".to_owned()),
+        };
+        match mistakes.keep(format_args!("{place}[{index}]"), parsed) {
+            Some(event) if events.contains(&event) => {}
+            Some(event) => events.push(event),
+            None => wrong = true,
+        }
+    }
+    (!wrong).then_some(events)
+}
+
+fn parse_secret(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<SecretInput> {
+    let parsed = match value.as_str() {
+        Some(text) if text.starts_with(SECRET_MASK) => Ok(SecretInput::Masked),
+        Some(text) => Secret::new(text).map(SecretInput::New).ok_or(()),
+        None => Err(()),
+    };
+    let wrong = "expected 1 to 256 bytes without control characters";
+    mistakes.keep(format_args!("{path}.secret"), parsed.map_err(|()| wrong))
+}
+
+/// Outside: one of them was wrong. Inside: both were left out.
+#[allow(clippy::option_option)]
+fn parse_active(
+    path: &str,
+    active: Option<Value>,
+    enabled: Option<Value>,
+    mistakes: &mut Mistakes,
+) -> Option<Option<bool>> {
+    let mut parse = |name: &str, value: Option<Value>| {
+        let parsed = value.map(|value| value.as_bool().ok_or("expected true or false"));
+        flatten(parsed.map(|parsed| mistakes.keep(format_args!("{path}.{name}"), parsed)))
+    };
+    match (parse("active", active), parse("isEnabled", enabled)) {
+        (Some(Some(a)), Some(Some(b))) if a != b => {
+            let problem = "differs from isEnabled, which is its other name; send one, or both equal";
+            mistakes.add(format_args!("{path}.active"), problem);
+            None
+        }
+        (Some(a), Some(b)) => Some(a.or(b)),
+        _ => None,
+    }
+}
+
+fn parse_headers(path: &str, value: Value, mistakes: &mut Mistakes) -> Option<BTreeMap<String, String>> {
+    let place = format!("{path}.headers");
+    let Value::Object(fields) = value else {
+        mistakes.add(place, "expected an object of strings");
+        return None;
+    };
+    let mut headers = BTreeMap::new();
+    let mut wrong = false;
+    for (name, value) in fields {
+        let Value::String(text) = value else {
+            mistakes.add(format_args!("{place}.{name}"), "expected a string");
+            wrong = true;
+            continue;
+        };
+        headers.insert(name, text);
+    }
+    // The mask is a value that HTTP can carry, so it passes here and is resolved against the stored ones.
+    let checked = mistakes.keep(place, CustomHeaders::new(headers.clone()));
+    (!wrong && checked.is_some()).then_some(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(body: &str) -> Result<ConfigBody, String> {
+        ConfigBody::parse(body.as_bytes(), false).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn the_three_shapes() {
+        let one = r#"{"url":"https://a.example/","events":["a.b","a.b"]}"#;
+        let shape = |body: &str| parse(body).map(|body| (body.shape, body.items.len()));
+        assert_eq!(shape(one), Ok((Shape::Single, 1)));
+        assert_eq!(shape(&format!("[{one},{one}]")), Ok((Shape::List, 2)));
+        assert_eq!(shape(&format!("{{\"configs\":[{one}]}}")), Ok((Shape::Wrapped, 1)));
+        assert_eq!(shape("[]"), Ok((Shape::List, 0)));
+        assert_eq!(parse(one).unwrap().items[0].events.len(), 1);
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_path() {
+        let error = parse(
+            r#"[{"url":"http://a","events":[]},7,{"url":"https://a","events":["A",1],"active":true,"isEnabled":false,
+                "maxRetries":11,"headers":{"Host":"x","N":1},"id":"x","secret":"","httpMethod":"GET",
+                "entityFilters":{"a":[]},"rateLimit":1}]"#,
+        )
+        .unwrap_err();
+        for wanted in [
+            "body[0].url: ",
+            "body[0].events: ",
+            "body[1]: expected an object",
+            "body[2].events[0]: ",
+            "body[2].events[1]: ",
+            "body[2].active: ",
+            "body[2].maxRetries: ",
+            "body[2].headers: 'Host'",
+            "body[2].headers.N: ",
+            "body[2].id: ",
+            "body[2].secret: ",
+            "body[2].httpMethod: ",
+            "body[2].entityFilters: ",
+            "body[2].rateLimit: ",
+        ] {
+            assert!(error.contains(wanted), "{wanted} in {error}");
+        }
+        assert!(parse("{").unwrap_err().starts_with("body: invalid JSON"));
+        assert!(parse("7").unwrap_err().starts_with("body: expected"));
+        assert!(parse(r#"{"configs":{}}"#).unwrap_err().starts_with("body.configs: "));
+    }
+
+    #[test]
+    fn what_get_shows_may_come_back_and_the_unknown_is_named() {
+        let body = parse(
+            r#"{"url":"https://a","events":["a"],"secret":"whsec_****abcd","createdAt":"x","updatedAt":"x",
+                "disabledReason":"gone","disabledAt":"x","httpMethod":"POST","entityFilters":{},"colour":1,"maxRetries":null}"#,
+        )
+        .unwrap();
+        assert_eq!(body.items[0].secret, SecretInput::Masked);
+        assert_eq!(body.items[0].max_retries, None);
+        let mut wanted = Ignored::default();
+        wanted.add("colour");
+        assert_eq!(body.ignored, wanted);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_parsed_or_refused(body: Vec<u8>) {
+            let _ = ConfigBody::parse(&body, true);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a body makes of an organisation's configs: matching, keeping what was left out, and the limits that
+//! concern the whole set. Pure: Redis compares and sets what comes out.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::body::Mistakes;
+use super::config_body::{CONFIGS_MAX, ConfigBody, ConfigInput, HEADER_MASK, SecretInput, Shape};
+use crate::domain::clock::UnixMillis;
+use crate::domain::config::{Config, CustomHeaders, MAX_RETRIES_DEFAULT, StoredConfig, Tombstone};
+use crate::domain::ids::{ConfigId, OrganisationId};
+use crate::domain::signature::Secret;
+use crate::redis::configs::{Edit, NewIds};
+
+/// One config of the answer, in the body's order.
+#[derive(Clone, Debug)]
+pub struct Resulting {
+    /// The config as stored now.
+    pub config: Config,
+    /// Whether this request made it: then its secret is shown, once.
+    pub created: bool,
+}
+
+/// Why a body cannot be applied to what is stored.
+#[derive(Debug)]
+pub enum Refusal {
+    /// 400.
+    Invalid(Mistakes),
+    /// 404: an id that the organisation does not have.
+    NotFound(String),
+    /// 409: two configs would share a URL.
+    Conflict(String),
+    /// Every config number is used up.
+    Exhausted,
+}
+
+/// Applies a body. An item matches the stored config with its `id`, else the one with its `url` that no other
+/// item names by id; what it leaves out keeps the stored value, or takes the default on a new config.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn apply(
+    body: &ConfigBody,
+    organisation: &OrganisationId,
+    stored: &[Config],
+    ids: &mut NewIds,
+    now: UnixMillis,
+) -> Result<Edit<Vec<Resulting>>, Refusal> {
+    let matched = match_items(body, stored)?;
+    let mut mistakes = Mistakes::default();
+    let (mut results, mut writes) = (Vec::with_capacity(body.items.len()), Vec::new());
+    let (mut created, mut changed, mut deleted) = (0, 0, 0);
+    for (input, before) in body.items.iter().zip(&matched) {
+        let Some(after) = (match before {
+            Some(before) => update(input, before, now, &mut mistakes),
+            None => {
+                let id = ids.allocate().ok_or(Refusal::Exhausted)?;
+                create(input, id, organisation, now, &mut mistakes)
+            }
+        }) else {
+            continue;
+        };
+        if *before != Some(&after) {
+            *(if before.is_some() { &mut changed } else { &mut created }) += 1;
+            writes.push(StoredConfig::Config(after.clone()));
+        }
+        results.push(Resulting { config: after, created: before.is_none() });
+    }
+    if !mistakes.is_empty() {
+        return Err(Refusal::Invalid(mistakes));
+    }
+    let gone = |config: &&Config| !matched.iter().flatten().any(|kept| kept.id == config.id);
+    if body.shape == Shape::Single {
+        check_single(body, stored, &results)?;
+    } else {
+        for config in stored.iter().filter(gone) {
+            deleted += 1;
+            writes.push(StoredConfig::Tombstone(Tombstone {
+                id: config.id,
+                organisation: config.organisation.clone(),
+                deleted_at: now,
+            }));
+        }
+    }
+    let what = format!("configs: {created} created, {changed} changed, {deleted} deleted");
+    Ok(Edit { writes, what, answer: results })
+}
+
+/// The stored config of each item.
+fn match_items<'a>(body: &ConfigBody, stored: &'a [Config]) -> Result<Vec<Option<&'a Config>>, Refusal> {
+    let mut mistakes = Mistakes::default();
+    let (mut ids, mut urls) = (HashMap::new(), HashMap::new());
+    for input in &body.items {
+        if let Some(first) = input.id.and_then(|id| ids.insert(id, &input.path)) {
+            mistakes.add(format_args!("{}.id", input.path), format_args!("the same as {first}.id"));
+        }
+        if let Some(first) = urls.insert(input.url.parsed(), &input.path) {
+            mistakes.add(format_args!("{}.url", input.path), format_args!("the same as {first}.url"));
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(Refusal::Invalid(mistakes));
+    }
+    let by_id: HashMap<ConfigId, &Config> = stored.iter().map(|config| (config.id, config)).collect();
+    let by_url: HashMap<&url::Url, &Config> = stored
+        .iter()
+        .filter(|config| !ids.contains_key(&config.id))
+        .map(|config| (config.url.parsed(), config))
+        .collect();
+    let find = |input: &ConfigInput| match input.id {
+        Some(id) => match by_id.get(&id) {
+            Some(config) => Ok(Some(*config)),
+            None => Err(Refusal::NotFound(format!("{}.id: no config has this id", input.path))),
+        },
+        None => Ok(by_url.get(input.url.parsed()).copied()),
+    };
+    body.items.iter().map(find).collect()
+}
+
+/// What a single object must respect: the others stay.
+fn check_single(body: &ConfigBody, stored: &[Config], results: &[Resulting]) -> Result<(), Refusal> {
+    for result in results {
+        let after = &result.config;
+        let clash = |other: &&Config| other.id != after.id && other.url.parsed() == after.url.parsed();
+        if let Some(other) = stored.iter().find(clash) {
+            return Err(Refusal::Conflict(format!("body.url: config {} has this URL already", other.id)));
+        }
+        if result.created && stored.len() >= CONFIGS_MAX {
+            let mut mistakes = Mistakes::default();
+            mistakes
+                .add(&body.items[0].path, format_args!("an organisation has at most {CONFIGS_MAX} configs"));
+            return Err(Refusal::Invalid(mistakes));
+        }
+    }
+    Ok(())
+}
+
+fn create(
+    input: &ConfigInput,
+    id: ConfigId,
+    organisation: &OrganisationId,
+    now: UnixMillis,
+    mistakes: &mut Mistakes,
+) -> Option<Config> {
+    let secret = match &input.secret {
+        SecretInput::Absent => Some(Secret::generate()),
+        SecretInput::New(secret) => Some(secret.clone()),
+        SecretInput::Masked => {
+            let problem =
+                "a masked secret, and no stored config to keep one of; send it whole or leave it out";
+            mistakes.add(format_args!("{}.secret", input.path), problem);
+            None
+        }
+    };
+    let headers = headers(input, &CustomHeaders::default(), mistakes);
+    Some(Config {
+        id,
+        organisation: organisation.clone(),
+        version: 1,
+        url: input.url.clone(),
+        events: input.events.clone(),
+        secret: secret?,
+        active: input.active.unwrap_or(true),
+        max_retries: input.max_retries.unwrap_or(MAX_RETRIES_DEFAULT),
+        headers: headers?,
+        created_at: now,
+        updated_at: now,
+        disabled: None,
+    })
+}
+
+/// The config after the change; exactly as before, version included, where nothing changes.
+fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut Mistakes) -> Option<Config> {
+    let mut after = before.clone();
+    after.url = input.url.clone();
+    after.events.clone_from(&input.events);
+    if let SecretInput::New(secret) = &input.secret {
+        after.secret = secret.clone();
+    }
+    after.active = input.active.unwrap_or(before.active);
+    after.max_retries = input.max_retries.unwrap_or(before.max_retries);
+    after.headers = headers(input, &before.headers, mistakes)?;
+    if after.active {
+        after.disabled = None;
+    }
+    if after != *before {
+        after.version += 1;
+        after.updated_at = now;
+    }
+    Some(after)
+}
+
+/// The headers with masks replaced by the stored values.
+fn headers(input: &ConfigInput, stored: &CustomHeaders, mistakes: &mut Mistakes) -> Option<CustomHeaders> {
+    let Some(given) = &input.headers else { return Some(stored.clone()) };
+    let mut resolved = BTreeMap::new();
+    for (name, value) in given {
+        let value = if value == HEADER_MASK {
+            let kept = stored.as_map().iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+            let Some((_, kept)) = kept else {
+                let problem = "a masked value, and none stored to keep; send it whole or leave it out";
+                mistakes.add(format_args!("{}.headers.{name}", input.path), problem);
+                return None;
+            };
+            kept
+        } else {
+            value
+        };
+        resolved.insert(name.clone(), value.clone());
+    }
+    mistakes.keep(format_args!("{}.headers", input.path), CustomHeaders::new(resolved))
+}

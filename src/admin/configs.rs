@@ -1,0 +1,157 @@
+//! `GET` and `PUT /webhooks/configs` (docs/WIRE.md section 6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
+use super::body::read_body;
+use super::config_body::{ConfigBody, HEADER_MASK, Shape};
+use super::config_edit::{Refusal, Resulting, apply};
+use super::error::ApiError;
+use super::state::AdminState;
+use crate::domain::clock::UnixMillis;
+use crate::domain::config::{Config, DisabledReason, StoredConfig};
+use crate::redis::configs::{ChangeError, change_configs};
+
+const GET_CONFIGS: &str = "getWebhookConfigs";
+const UPDATE_CONFIGS: &str = "updateWebhookConfigs";
+
+/// Lets one change at a time through from this replica: they would otherwise only make each other try again.
+#[derive(Clone, Debug, Default)]
+struct Turn(Arc<Mutex<()>>);
+
+/// A config as answers show it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownConfig {
+    id: String,
+    url: String,
+    events: Vec<String>,
+    /// Whole in the answer that made it, masked ever after.
+    secret: String,
+    active: bool,
+    is_enabled: bool,
+    max_retries: u32,
+    headers: BTreeMap<String, &'static str>,
+    created_at: String,
+    updated_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled_reason: Option<DisabledReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disabled_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Wrapped {
+    configs: Vec<ShownConfig>,
+}
+
+/// The routes of this file.
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new()
+        .route("/webhooks/configs", get(list_configs).put(put_configs))
+        .layer(Extension(Turn::default()))
+}
+
+async fn list_configs(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
+    let caller = authenticate(&state, request.headers(), GET_CONFIGS, READ_CONFIGS)?;
+    let set = state.directory.configs();
+    if !set.complete {
+        let wait = Duration::from_secs(1);
+        return Err(ApiError::unavailable(GET_CONFIGS, "starting: configs are not read yet", wait));
+    }
+    let mut configs: Vec<&Config> = set
+        .of(&caller.organisation)
+        .iter()
+        .filter_map(|stored| match &**stored {
+            StoredConfig::Config(config) => Some(config),
+            StoredConfig::Tombstone(_) => None,
+        })
+        .collect();
+    // The order of their making: ids begin with random digits and end with their number.
+    configs.sort_by_key(|config| (config.created_at, config.id.sequence()));
+    let shown: Vec<ShownConfig> = configs.into_iter().map(|config| ShownConfig::of(config, false)).collect();
+    Ok(Json(shown).into_response())
+}
+
+async fn put_configs(
+    State(state): State<AdminState>,
+    Extension(turn): Extension<Turn>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let caller = authenticate(&state, request.headers(), UPDATE_CONFIGS, WRITE_CONFIGS)?;
+    let bytes = read_body(request.into_body(), UPDATE_CONFIGS).await?;
+    let body = ConfigBody::parse(&bytes, state.settings.delivery.allow_http)
+        .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;
+    let _turn = turn.0.lock().await;
+    let results = change(&state, &caller, &body).await?;
+    let mut shown: Vec<ShownConfig> =
+        results.iter().map(|result| ShownConfig::of(&result.config, result.created)).collect();
+    let mut response = match body.shape {
+        Shape::Single => Json(shown.pop()).into_response(),
+        Shape::List => Json(shown).into_response(),
+        Shape::Wrapped => Json(Wrapped { configs: shown }).into_response(),
+    };
+    body.ignored.tell(&mut response);
+    Ok(response)
+}
+
+async fn change(state: &AdminState, caller: &Caller, body: &ConfigBody) -> Result<Vec<Resulting>, ApiError> {
+    let organisation = &caller.organisation;
+    let who = format!("token {} ({})", caller.token_id, caller.token_name);
+    let edit = |stored: &[Config], ids: &mut _| apply(body, organisation, stored, ids, state.clock.now());
+    match change_configs(&state.redis, &state.directory, organisation, &who, edit).await {
+        Ok(results) => Ok(results),
+        Err(ChangeError::Refused(Refusal::Invalid(mistakes))) => {
+            Err(ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))
+        }
+        Err(ChangeError::Refused(Refusal::NotFound(message))) => {
+            Err(ApiError::not_found(UPDATE_CONFIGS, message))
+        }
+        Err(ChangeError::Refused(Refusal::Conflict(message))) => {
+            Err(ApiError::conflict(UPDATE_CONFIGS, message))
+        }
+        Err(ChangeError::Contended) => {
+            let message = "others kept changing this organisation's configs; nothing was changed, try again";
+            Err(ApiError::conflict(UPDATE_CONFIGS, message))
+        }
+        Err(error @ (ChangeError::Refused(Refusal::Exhausted) | ChangeError::Exhausted)) => {
+            Err(ApiError::internal(UPDATE_CONFIGS, format_args!("no config number is left: {error:?}")))
+        }
+        Err(ChangeError::Redis(error)) => Err(ApiError::from_redis(UPDATE_CONFIGS, &error)),
+    }
+}
+
+// === impl ShownConfig ===
+
+impl ShownConfig {
+    fn of(config: &Config, created: bool) -> Self {
+        let secret = if created { config.secret.expose().to_owned() } else { config.secret.masked() };
+        Self {
+            id: config.id.to_string(),
+            url: config.url.as_str().to_owned(),
+            events: config.events.iter().map(|event| event.as_str().to_owned()).collect(),
+            secret,
+            active: config.active,
+            is_enabled: config.active,
+            max_retries: config.max_retries,
+            headers: config.headers.as_map().keys().map(|name| (name.clone(), HEADER_MASK)).collect(),
+            created_at: config.created_at.to_string(),
+            updated_at: config.updated_at.to_string(),
+            disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),
+            disabled_at: config
+                .disabled
+                .as_ref()
+                .map(|disabled| disabled.at)
+                .map(|at: UnixMillis| at.to_string()),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One HTTP request to an endpoint: the walk's fourth step.
+//!
+//! Owns: the guard, name lookup, connections and their reuse, TLS, the request's bytes, and what the receiver's
+//! answer or silence is called. May use: `domain`, `settings`. May not touch Redis, count metrics, or decide what
+//! an outcome means for a delivery.
+//!
+//! [`Egress`] is shared by the workers of a replica; each worker has an [`Attempter`] of its own on its
+//! current-thread runtime, with its own idle connections, so that nothing but a counter crosses cores.
+//!
+//! An attempt never fails: whatever the receiver does is in its [`AttemptResult`]. One deadline holds over name
+//! lookup, connect, TLS, head and body; redirects are not followed; of the answer, at most 1 KiB is kept and
+//! 64 KiB read (docs/WIRE.md section 4).
+//!
+//! **The race of kept connections.** A server may close an idle connection in the moment in which a request is
+//! sent on it (RFC 9112 section 9.3.1). Such a request is sent again at once, once, on a fresh connection, within
+//! the same attempt and deadline, provided that no byte of an answer came. The server may have acted on it: that
+//! is one of the duplicates which receivers tell by the delivery's id. On a fresh connection nothing is ever sent
+//! twice.
+
+mod connection;
+mod egress;
+mod fault;
+pub mod guard;
+mod names;
+mod pool;
+mod progress;
+mod request;
+pub mod retry_after;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+pub use self::connection::ANSWER_READ_MAX_BYTES;
+use self::connection::{Broken, Connection};
+pub use self::egress::{Egress, EgressError};
+use self::pool::Pool;
+use self::progress::Progress;
+pub use self::request::Outgoing;
+use crate::domain::config::Endpoint;
+use crate::domain::outcome::{Answer, AttemptResult, Fault};
+
+/// Makes the attempts of one worker. Not `Send`: its connections live and die on the worker's runtime.
+pub struct Attempter {
+    egress: Arc<Egress>,
+    pool: RefCell<Pool>,
+}
+
+// === impl Attempter ===
+
+impl Attempter {
+    /// An attempter without connections.
+    #[must_use]
+    pub fn new(egress: Arc<Egress>) -> Self {
+        Self { pool: RefCell::new(Pool::new(Arc::clone(&egress))), egress }
+    }
+
+    /// Makes one attempt. Dropping the future closes its connection.
+    pub async fn attempt(&self, endpoint: &Endpoint, outgoing: &Outgoing) -> AttemptResult {
+        let started = Instant::now();
+        let limit = self.egress.request_timeout;
+        let progress = Progress::new();
+        let sending = self.send(endpoint, outgoing, &progress);
+        let deadline = tokio::time::Instant::from_std(started + limit);
+        let reply = match tokio::time::timeout_at(deadline, sending).await {
+            Ok(reply) => reply,
+            Err(_) => Err(progress.timeout(limit)),
+        };
+        AttemptResult { reply, took: started.elapsed() }
+    }
+
+    /// Closes connections that have been idle for longer than the limit; to be called about once a second.
+    pub fn close_idle(&self) {
+        self.pool.borrow_mut().close_idle(Instant::now());
+    }
+
+    /// Idle connections of this worker.
+    #[must_use]
+    pub fn idle_connections(&self) -> usize {
+        self.pool.borrow().len()
+    }
+
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        outgoing: &Outgoing,
+        progress: &Progress,
+    ) -> Result<Answer, Fault> {
+        self.egress.check_scheme(endpoint)?;
+        let kept = poll_fn(|cx| Poll::Ready(self.pool.borrow_mut().take(endpoint, cx))).await;
+        if let Some(connection) = kept {
+            match self.exchange(connection, endpoint, outgoing, progress).await {
+                Ok(answer) => return Ok(answer),
+                Err(Broken { fault, received: true }) => return Err(fault),
+                Err(Broken { fault, received: false }) => {
+                    tracing::debug!(config = %endpoint.config, %fault, "a kept connection was gone; sending again");
+                }
+            }
+        }
+        let connection = self.egress.connect(endpoint, progress).await?;
+        self.exchange(connection, endpoint, outgoing, progress).await.map_err(|broken| broken.fault)
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Box<Connection>,
+        endpoint: &Endpoint,
+        outgoing: &Outgoing,
+        progress: &Progress,
+    ) -> Result<Answer, Broken> {
+        let request = request::build(endpoint, outgoing, connection.take_headers());
+        let answer = connection.exchange(request, progress).await?;
+        if poll_fn(|cx| Poll::Ready(connection.is_keepable(cx))).await {
+            self.pool.borrow_mut().keep(endpoint.config, connection, Instant::now());
+        }
+        Ok(answer)
+    }
+}
+
+impl fmt::Debug for Attempter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempter")
+            .field("idle_connections", &self.idle_connections())
+            .finish_non_exhaustive()
+    }
+}

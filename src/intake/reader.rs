@@ -1,0 +1,274 @@
+//! The reading loop, and what becomes of an entry.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::membership::Membership;
+use super::turn::{ReadTurn, Turn};
+use crate::domain::clock::Clock;
+use crate::domain::delivery::{Delivery, Tried};
+use crate::domain::event::{Event, EventFields, JsonScratch, Rejection};
+use crate::domain::ids::{EventId, StreamId};
+use crate::lanes::Lanes;
+use crate::metrics::{self, WalkMetrics};
+use crate::redis::connection::{Link, RedisError, Result};
+use crate::redis::events::{self, StreamEntry};
+use crate::redis::keys::ShardKeys;
+use crate::routing::{Snapshot, Target, route};
+use crate::settings::Settings;
+use crate::settle::{Consumer, Credit, Job, Settler};
+
+/// How long one read waits for entries; a stopping worker waits for it to end, so that no reply is lost.
+pub(crate) const BLOCK: Duration = Duration::from_millis(1_000);
+
+/// Two reads that find little are at least this far apart: entries that come meanwhile share the next one.
+const GAP: Duration = Duration::from_millis(1);
+
+/// Entries up to which a read found little.
+const LITTLE: usize = 16;
+
+/// Own pending entries that the worker does not hold are looked for this often.
+const RECOVER_EVERY: Duration = Duration::from_secs(60);
+
+/// First and longest pause after an error.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// An id this far ahead of Redis's clock is counted: every later `*` id follows it.
+const AHEAD_MS: u64 = 1_000;
+
+/// What the intake works with.
+pub struct IntakeParts {
+    /// The worker's connection for blocking reads of this shard.
+    pub blocking: Link,
+    /// The worker's connection for everything else.
+    pub link: Rc<Link>,
+    /// The shard.
+    pub keys: ShardKeys,
+    /// Name and lease.
+    pub membership: Rc<Membership>,
+    /// Whose turn it is to block.
+    pub turn: Arc<ReadTurn>,
+    /// The configs of the moment.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Takes deliveries.
+    pub lanes: Rc<Lanes>,
+    /// Holds tickets.
+    pub settler: Rc<Settler>,
+    /// Bounds what is read.
+    pub credit: Rc<Credit>,
+    /// Redis's clock.
+    pub clock: Arc<Clock>,
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// What is counted.
+    pub metrics: WalkMetrics,
+}
+
+/// The intake of one worker on one shard.
+pub struct Intake {
+    pub(super) parts: IntakeParts,
+    scratch: RefCell<JsonScratch>,
+    recover_at: Cell<Instant>,
+    brought: Cell<bool>,
+    recover_soon: Notify,
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// An intake that has read nothing.
+    #[must_use]
+    pub fn new(parts: IntakeParts) -> Rc<Self> {
+        Rc::new(Self {
+            parts,
+            scratch: RefCell::default(),
+            recover_at: Cell::new(Instant::now()),
+            brought: Cell::new(true),
+            recover_soon: Notify::new(),
+        })
+    }
+
+    /// Looks for own pending entries before the next read: entries were taken over, or a reply was lost.
+    pub fn recover_soon(&self) {
+        self.recover_at.set(Instant::now());
+        self.recover_soon.notify_one();
+    }
+
+    /// Reads until `stop`; no error ends it.
+    pub async fn run(&self, mut stop: watch::Receiver<bool>) {
+        let mut pause = PAUSE_MIN;
+        let mut turn = None;
+        while !*stop.borrow() {
+            let consumer = tokio::select! {
+                consumer = self.parts.membership.confirmed() => consumer,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match self.step(&consumer, &mut turn, &mut stop).await {
+                Ok(()) => pause = PAUSE_MIN,
+                Err(error) => {
+                    drop(turn.take());
+                    self.after_error(&error).await;
+                    let jitter = pause.mul_f64(rand::random::<f64>() * 0.5);
+                    tokio::time::sleep(pause + jitter).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// One round: recovery where it is due, then a read of as much as the credit allows.
+    async fn step(
+        &self,
+        consumer: &Rc<Consumer>,
+        turn: &mut Option<Turn>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
+        if Instant::now() >= self.recover_at.get() {
+            self.recover_at.set(Instant::now() + RECOVER_EVERY);
+            self.recover(consumer).await?;
+        }
+        if self.parts.credit.left() == 0 {
+            // Whoever has credit may block meanwhile.
+            drop(turn.take());
+        }
+        tokio::select! {
+            () = self.parts.credit.available() => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        if turn.is_none() {
+            *turn = self.parts.turn.take();
+        }
+        if turn.is_none() && !self.brought.get() {
+            tokio::select! {
+                more = self.parts.turn.stand_by() => self.brought.set(more),
+                () = self.recover_soon.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            return Ok(());
+        }
+        self.read(consumer, turn.is_some()).await
+    }
+
+    /// Reads once, and takes what was found. The worker whose turn it is blocks; another one, which was brought
+    /// because there was more, reads until there is nothing.
+    async fn read(&self, consumer: &Rc<Consumer>, own_turn: bool) -> Result<()> {
+        let began = Instant::now();
+        let count = self.parts.settings.limits.read_count_max.min(self.parts.credit.left()).max(1);
+        let (link, block) =
+            if own_turn { (&self.parts.blocking, Some(BLOCK)) } else { (&*self.parts.link, None) };
+        let entries = events::read(link, &self.parts.keys, &consumer.name, count, block).await?;
+        let found = entries.len();
+        if found >= usize::try_from(count).unwrap_or(usize::MAX) {
+            self.parts.turn.bring_another();
+        }
+        self.parts.metrics.events_read.increment(found as u64);
+        for entry in entries {
+            self.take(consumer, entry).await?;
+        }
+        if found == 0 {
+            self.brought.set(false);
+        } else if found < LITTLE {
+            tokio::time::sleep_until(began + GAP).await;
+        }
+        Ok(())
+    }
+
+    /// A lost reply may have assigned entries to this consumer: they are looked for before the next read.
+    async fn after_error(&self, error: &RedisError) {
+        metrics::redis_error(error.operation);
+        self.recover_at.set(Instant::now());
+        if error.code() == Some("NOGROUP") {
+            match events::ensure_group(&self.parts.link, &self.parts.keys).await {
+                Ok(_) => tracing::warn!(
+                    stream = self.parts.keys.events(),
+                    "the consumer group was gone; made again"
+                ),
+                Err(error) => tracing::warn!(%error, "the consumer group is gone"),
+            }
+        } else {
+            tracing::warn!(%error, "reading events failed; trying again");
+        }
+    }
+
+    /// Takes a new entry: to its deliveries, or to `rejected`.
+    async fn take(&self, consumer: &Rc<Consumer>, entry: StreamEntry) -> Result<()> {
+        let id = entry.id;
+        match self.check(entry) {
+            Ok(event) => {
+                let snapshot = self.parts.snapshot.load_full();
+                let routed = route(&event, &snapshot);
+                self.parts.metrics.deliveries_skipped.increment(routed.inactive.len() as u64);
+                self.deliver(consumer, &event, &routed.active).await;
+                Ok(())
+            }
+            Err(rejection) => self.reject(id, &rejection).await,
+        }
+    }
+
+    pub(super) fn check(&self, entry: StreamEntry) -> std::result::Result<Event, Rejection> {
+        let id = EventId::new(self.parts.keys.shard, entry.id)
+            .map_err(|error| Rejection { field: "id", problem: error.to_string() })?;
+        if entry.id.ms > self.parts.clock.now().0 + AHEAD_MS {
+            self.parts.metrics.events_ahead.increment(1);
+        }
+        let mut fields = EventFields::default();
+        for (name, value) in entry.fields {
+            fields.set(&name, value);
+        }
+        if fields.unknown > 0 {
+            self.parts.metrics.unknown_fields.increment(u64::from(fields.unknown));
+        }
+        fields.check(id, &mut self.scratch.borrow_mut())
+    }
+
+    /// Makes the event's deliveries, in slices where they exceed the credit.
+    async fn deliver(&self, consumer: &Rc<Consumer>, event: &Event, targets: &[Arc<Target>]) {
+        let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+        let Some(ticket) = self.parts.settler.open(event.id, consumer, count) else { return };
+        if count == 0 {
+            self.parts.metrics.events_unrouted.increment(1);
+            return;
+        }
+        self.parts.metrics.deliveries_routed.increment(u64::from(count));
+        let body = event.body();
+        for target in targets {
+            self.parts.credit.available().await;
+            let credit = self.parts.credit.take(body.len());
+            self.parts.lanes.admit(Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit));
+        }
+    }
+
+    /// Keeps an entry in `rejected`, then acknowledges it. The entry is fetched again: its fields were taken apart.
+    pub(super) async fn reject(&self, id: StreamId, rejection: &Rejection) -> Result<()> {
+        let parts = &self.parts;
+        let mut entries = events::fetch(&parts.link, &parts.keys, &[id]).await?;
+        let entry = entries.pop().unwrap_or(StreamEntry { id, fields: Vec::new() });
+        let kept_max = parts.settings.retention.rejected_max;
+        let evicted = events::reject(&parts.link, &parts.keys, &entry, rejection, kept_max).await?;
+        parts.metrics.events_rejected.increment(1);
+        parts.metrics.rejected_evicted.increment(evicted);
+        tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
+        events::acknowledge(&parts.link, &parts.keys, id).await?;
+        Ok(())
+    }
+}
+
+/// The delivery of `event` to `target`.
+pub(super) fn delivery(event: &Event, target: &Target, body: &bytes::Bytes) -> Delivery {
+    Delivery {
+        id: event.id.delivery(target.config.id.sequence()),
+        config: target.config.id,
+        event_type: Arc::clone(event.event_type.shared()),
+        traceparent: event.traceparent.clone(),
+        body: body.clone(),
+        created_at: crate::domain::clock::UnixMillis(event.id.stream_id().ms),
+        tried: Tried::default(),
+    }
+}

@@ -1,0 +1,94 @@
+//! One worker's share of a lane: its queue in memory and its attempts in flight.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::permits::{LanePermits, Permit};
+use crate::domain::ids::ConfigId;
+use crate::settle::Job;
+
+/// Permits that wait for one visit of the scheduler: as many as one claim takes.
+const BACKLOG_PERMITS_MAX: usize = 64;
+
+/// A lane in one worker.
+pub(super) struct Lane {
+    pub(super) config: ConfigId,
+    pub(super) permits: Arc<LanePermits>,
+    pub(super) queue: RefCell<VecDeque<Rc<Job>>>,
+    /// When each attempt in flight began, by the job's number: the first is the oldest.
+    pub(super) in_flight: RefCell<BTreeMap<u64, Instant>>,
+    /// Deliveries of the config wait in Redis and are due, as far as this worker knows.
+    pub(super) backlog: Cell<bool>,
+    backlog_permits: RefCell<Vec<Permit>>,
+    backlog_turn: Cell<bool>,
+    pub(super) last_used: Cell<Instant>,
+}
+
+// === impl Lane ===
+
+impl Lane {
+    pub(super) fn new(config: ConfigId, permits: Arc<LanePermits>) -> Rc<Self> {
+        Rc::new(Self {
+            config,
+            permits,
+            queue: RefCell::default(),
+            in_flight: RefCell::default(),
+            backlog: Cell::new(false),
+            backlog_permits: RefCell::default(),
+            backlog_turn: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// How long a delivery that joins the queue now would wait; `None` while nothing is known. An attempt that is
+    /// still under way counts with the time that it has taken so far.
+    pub(super) fn expected_wait(&self) -> Option<Duration> {
+        let oldest = self.in_flight.borrow().values().next().map(Instant::elapsed);
+        let known = match (self.permits.mean(), oldest) {
+            (Some(mean), Some(age)) => mean.max(age),
+            (Some(mean), None) => mean,
+            (None, Some(age)) => age,
+            (None, None) => return None,
+        };
+        let queued = u32::try_from(self.queue.borrow().len()).unwrap_or(u32::MAX);
+        Some(known.saturating_mul(queued) / self.permits.window().max(1))
+    }
+
+    /// Keeps a permit for the backlog where it is the backlog's turn, so that neither new events nor waiting ones
+    /// starve; gives it back otherwise.
+    pub(super) fn offer_to_backlog(&self, permit: Permit) -> Result<(), Permit> {
+        let waiting = self.backlog_permits.borrow().len();
+        if !self.backlog.get() || waiting >= BACKLOG_PERMITS_MAX {
+            return Err(permit);
+        }
+        let turn = self.backlog_turn.replace(!self.backlog_turn.get()) || self.queue.borrow().is_empty();
+        if turn {
+            self.backlog_permits.borrow_mut().push(permit);
+            Ok(())
+        } else {
+            Err(permit)
+        }
+    }
+
+    /// The permits that wait for the backlog.
+    pub(super) fn take_backlog_permits(&self) -> Vec<Permit> {
+        self.backlog_permits.take()
+    }
+
+    /// Takes the deliveries off the queue's front that were parked meanwhile.
+    pub(super) fn drop_parked(&self) {
+        let mut queue = self.queue.borrow_mut();
+        while queue.front().is_some_and(|job| job.settling.get()) {
+            queue.pop_front();
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.borrow().is_empty() && self.in_flight.borrow().is_empty()
+    }
+}

@@ -1,0 +1,400 @@
+//! A worker's lanes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::lane::Lane;
+use super::permits::{Permit, Permits};
+use crate::attempt::{Attempter, Outgoing};
+use crate::domain::clock::Clock;
+use crate::domain::delivery::FailReason;
+use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::metrics::WalkMetrics;
+use crate::routing::{Lookup, Snapshot, Target};
+use crate::settings::Settings;
+use crate::settle::{Attempted, Credit, Job, Settler};
+
+/// A delivery without a fate is handed to its queue when its event was read this long ago.
+const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
+
+/// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
+const FULL_LOOK: Duration = Duration::from_secs(1);
+
+/// When to look at a config that cannot be served: paused, or not known here.
+pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
+
+/// A lane without work is forgotten after this.
+const LANE_IDLE: Duration = Duration::from_secs(60);
+
+/// What the lanes work with.
+pub struct LanesParts {
+    /// The replica's permits.
+    pub permits: Arc<Permits>,
+    /// The configs of the moment.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Makes attempts.
+    pub attempter: Rc<Attempter>,
+    /// Takes outcomes.
+    pub settler: Rc<Settler>,
+    /// Bounds what waits.
+    pub credit: Rc<Credit>,
+    /// Redis's clock.
+    pub clock: Arc<Clock>,
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// What is counted.
+    pub metrics: WalkMetrics,
+}
+
+/// A worker's lanes.
+pub struct Lanes {
+    parts: LanesParts,
+    lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
+    /// Every job that is queued or in flight, by its number: the first is the oldest.
+    open: RefCell<BTreeMap<u64, Rc<Job>>>,
+    next_number: Cell<u64>,
+    swept_to: Cell<u64>,
+    handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
+    /// Lanes whose queue is not empty.
+    waiting: RefCell<HashSet<ConfigId>>,
+    backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
+    /// Wakes the scheduler: permits wait for a backlog.
+    pub backlog_wake: Notify,
+    sending: Cell<bool>,
+    all_done: Notify,
+}
+
+// === impl Lanes ===
+
+impl Lanes {
+    /// Lanes with nothing in them, not sending yet.
+    #[must_use]
+    pub fn new(parts: LanesParts) -> Rc<Self> {
+        Rc::new(Self {
+            parts,
+            lanes: RefCell::default(),
+            open: RefCell::default(),
+            next_number: Cell::new(0),
+            swept_to: Cell::new(0),
+            handed_off: RefCell::default(),
+            waiting: RefCell::default(),
+            backlog_ready: RefCell::default(),
+            backlog_wake: Notify::new(),
+            sending: Cell::new(false),
+            all_done: Notify::new(),
+        })
+    }
+
+    /// Takes a delivery of a new event: it is attempted at once, queued in memory, or parked.
+    pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
+        let lane = self.lane(job.delivery.config);
+        let number = self.note(&job);
+        let may_start = self.sending.get() && lane.queue.borrow().is_empty();
+        match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
+            Some(permit) => self.start(&lane, number, job, permit),
+            None if self.may_queue(&lane) => {
+                lane.queue.borrow_mut().push_back(job);
+                self.waiting.borrow_mut().insert(lane.config);
+            }
+            None => self.park(&lane, number, &job),
+        }
+    }
+
+    /// Parks a delivery without looking at its lane: its config was paused since its event was read.
+    pub fn park_unseen(&self, job: &Rc<Job>) {
+        self.parts.settler.park(job, Duration::ZERO, HELD_LOOK);
+    }
+
+    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it.
+    pub fn start_claimed(self: &Rc<Self>, job: Rc<Job>, permit: Permit) {
+        let lane = self.lane(job.delivery.config);
+        let number = self.note(&job);
+        self.start(&lane, number, job, permit);
+    }
+
+    /// Permits for deliveries that are claimed next: those that wait for the backlog, and what is free, at most
+    /// `max`.
+    #[must_use]
+    pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
+        if !self.sending.get() {
+            return Vec::new();
+        }
+        let lane = self.lane(config);
+        let max = max.min(usize::try_from(self.parts.credit.left()).unwrap_or(usize::MAX));
+        let mut permits = lane.take_backlog_permits();
+        permits.truncate(max);
+        while permits.len() < max
+            && let Some(permit) = self.parts.permits.take(&lane.permits)
+        {
+            permits.push(permit);
+        }
+        permits
+    }
+
+    /// Says whether more deliveries of `config` are due in Redis than were claimed.
+    pub fn set_backlog(self: &Rc<Self>, config: ConfigId, more: bool) {
+        let lane = self.lane(config);
+        lane.backlog.set(more);
+        if !more {
+            drop(lane.take_backlog_permits());
+            self.pump(&lane);
+        }
+    }
+
+    /// The configs of `shard` for whose backlog permits wait.
+    #[must_use]
+    pub fn take_backlog_ready(&self, shard: ShardNumber) -> Vec<ConfigId> {
+        let mut ready = self.backlog_ready.borrow_mut();
+        let own = ready.iter().filter(|(of, _)| *of == shard).map(|(_, config)| *config).collect();
+        ready.retain(|(of, _)| *of != shard);
+        own
+    }
+
+    /// Starts or stops sending: a worker that could not renew its lease must not send.
+    pub fn set_sending(self: &Rc<Self>, sending: bool) {
+        if self.sending.replace(sending) != sending && sending {
+            self.pump_waiting();
+        }
+    }
+
+    /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what
+    /// waits for permits that other workers gave back, forgets idle lanes.
+    pub fn sweep(self: &Rc<Self>) {
+        let from = self.swept_to.get();
+        let old: Vec<(u64, Rc<Job>)> = self
+            .open
+            .borrow()
+            .range(from..)
+            .take_while(|(_, job)| job.since.elapsed() >= HAND_OFF_AFTER)
+            .map(|(number, job)| (*number, Rc::clone(job)))
+            .collect();
+        for (number, job) in old {
+            self.swept_to.set(number + 1);
+            self.hand_over(number, &job);
+        }
+        self.hand_over_refused();
+        self.pump_waiting();
+    }
+
+    /// Forgets lanes without work; called now and then.
+    pub fn forget_idle(&self) {
+        let keep = |lane: &Rc<Lane>| !lane.is_idle() || lane.last_used.get().elapsed() < LANE_IDLE;
+        self.lanes.borrow_mut().retain(|_, lane| keep(lane));
+    }
+
+    /// Parks everything that waits in memory: the worker stops.
+    pub fn park_waiting(&self) {
+        let queued: Vec<(u64, Rc<Job>)> = self.jobs(|job| !job.started.get());
+        for (number, job) in queued {
+            if !job.settling.get() {
+                self.parts.settler.park(&job, Duration::ZERO, Duration::ZERO);
+            }
+            self.close(number);
+        }
+        self.lanes.borrow().values().for_each(|lane| lane.queue.borrow_mut().clear());
+        self.waiting.borrow_mut().clear();
+    }
+
+    /// Gives up the attempts that are still in flight: their deliveries are due again at once.
+    pub fn give_up(&self) -> usize {
+        let started = self.jobs(|job| job.started.get() && !job.settling.get());
+        for (number, job) in &started {
+            self.parts.settler.park(job, Duration::ZERO, Duration::ZERO);
+            self.close(*number);
+        }
+        started.len()
+    }
+
+    /// Waits until no job is queued or in flight.
+    pub async fn all_done(&self) {
+        while !self.open.borrow().is_empty() {
+            self.all_done.notified().await;
+        }
+    }
+
+    fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
+        let open = self.open.borrow();
+        open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
+    }
+
+    fn lane(&self, config: ConfigId) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, self.parts.permits.lane(config)));
+        lane.last_used.set(Instant::now());
+        Rc::clone(lane)
+    }
+
+    fn note(&self, job: &Rc<Job>) -> u64 {
+        let number = self.next_number.replace(self.next_number.get() + 1);
+        self.open.borrow_mut().insert(number, Rc::clone(job));
+        job.number.set(number);
+        number
+    }
+
+    fn close(&self, number: u64) {
+        let mut open = self.open.borrow_mut();
+        open.remove(&number);
+        if open.is_empty() {
+            self.all_done.notify_waiters();
+        }
+    }
+
+    /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
+    /// (all of it while nobody else waits) is not used up.
+    fn may_queue(&self, lane: &Lane) -> bool {
+        let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
+        let waiting = self.waiting.borrow();
+        let others = waiting.len() - usize::from(waiting.contains(&lane.config));
+        let share = self.parts.credit.deliveries_max() as usize / (others + 1);
+        short && lane.queue.borrow().len() < share.max(1)
+    }
+
+    fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+        lane.backlog.set(true);
+        self.parts.settler.park(job, Duration::ZERO, FULL_LOOK);
+        self.close(number);
+    }
+
+    fn hand_over(&self, number: u64, job: &Rc<Job>) {
+        if !job.is_undecided() {
+            return;
+        }
+        let lane = self.lane(job.delivery.config);
+        if job.started.get() {
+            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
+            self.parts.settler.hand_off(job);
+            self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
+        } else {
+            self.park(&lane, number, job);
+            lane.drop_parked();
+        }
+    }
+
+    /// A full queue refuses a hand-off; it is asked again after a while.
+    fn hand_over_refused(&self) {
+        let mut handed_off = self.handed_off.borrow_mut();
+        handed_off.retain_mut(|(at, job)| {
+            if at.elapsed() < HAND_OFF_AFTER {
+                return true;
+            }
+            match job.upgrade().filter(|job| job.is_undecided()) {
+                Some(job) => {
+                    *at = Instant::now();
+                    self.parts.settler.hand_off(&job);
+                    true
+                }
+                None => false,
+            }
+        });
+    }
+
+    fn pump_waiting(self: &Rc<Self>) {
+        let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
+        for config in waiting {
+            let lane = self.lane(config);
+            self.pump(&lane);
+        }
+    }
+
+    /// Starts queued deliveries while there are permits.
+    fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
+        lane.drop_parked();
+        while self.sending.get() && !lane.queue.borrow().is_empty() {
+            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+            let next = lane.queue.borrow_mut().pop_front();
+            match next {
+                Some(job) if !job.settling.get() => {
+                    let number = job.number.get();
+                    self.start(lane, number, job, permit);
+                }
+                _ => drop(permit),
+            }
+        }
+        if lane.queue.borrow().is_empty() {
+            self.waiting.borrow_mut().remove(&lane.config);
+        }
+    }
+
+    fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
+        job.started.set(true);
+        lane.in_flight.borrow_mut().insert(number, Instant::now());
+        let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
+        tokio::task::spawn_local(async move {
+            let ended = lanes.attempt(&job).await;
+            lane.in_flight.borrow_mut().remove(&number);
+            if let Some(attempted) = ended {
+                lanes.observe(&lane, &attempted.result);
+                lanes.parts.settler.attempted(&job, attempted);
+            }
+            lanes.close(number);
+            lanes.next_for(&lane, &job, permit);
+        });
+    }
+
+    /// Makes the attempt, to what the config says now; decides without one where the config cannot be sent to.
+    async fn attempt(&self, job: &Rc<Job>) -> Option<Attempted> {
+        let settler = &self.parts.settler;
+        let target: Arc<Target> = match self.parts.snapshot.load().lookup(job.delivery.config) {
+            Lookup::Active(target) => target,
+            Lookup::Paused | Lookup::Unknown => {
+                settler.park(job, Duration::ZERO, HELD_LOOK);
+                return None;
+            }
+            Lookup::Gone => {
+                settler.fail(job, FailReason::Gone);
+                return None;
+            }
+            Lookup::Deleted => {
+                settler.fail(job, FailReason::Deleted);
+                return None;
+            }
+        };
+        let delivery = &job.delivery;
+        let outgoing = Outgoing {
+            delivery: delivery.id,
+            event_type: Arc::clone(&delivery.event_type),
+            traceparent: delivery.traceparent.clone(),
+            body: delivery.body.clone(),
+        };
+        let at = self.parts.clock.now();
+        self.parts.metrics.in_flight.increment(1.0);
+        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
+        self.parts.metrics.in_flight.decrement(1.0);
+        Some(Attempted {
+            url: Arc::clone(&target.endpoint.url),
+            config_version: target.config.version,
+            max_retries: target.config.max_retries,
+            at,
+            result,
+        })
+    }
+
+    fn observe(&self, lane: &Lane, result: &AttemptResult) {
+        let outcome = result.outcome();
+        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
+        let metrics = &self.parts.metrics;
+        metrics.outcome(outcome).increment(1);
+        metrics.attempt_seconds.record(result.took.as_secs_f64());
+        if let Err(fault) = &result.reply {
+            metrics.fault(fault.kind).increment(1);
+        }
+    }
+
+    /// A permit came free: the backlog's turn, or the queue's.
+    fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
+        if lane.offer_to_backlog(permit).is_ok() {
+            let shard = job.delivery.id.event().shard();
+            self.backlog_ready.borrow_mut().insert((shard, lane.config));
+            self.backlog_wake.notify_waiters();
+        }
+        self.pump(lane);
+    }
+}

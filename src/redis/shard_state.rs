@@ -1,0 +1,54 @@
+//! One look at a shard: what the gauges show.
+
+use redis::{Value, pipe};
+
+use super::answer::{int_of, list_of, text_of};
+use super::connection::{Link, RedisError, Result};
+use super::keys::ShardKeys;
+use crate::domain::ids::StreamId;
+
+/// What one look at a shard found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardState {
+    /// Entries of `events`.
+    pub entries: u64,
+    /// Configs with something in their queue.
+    pub due_configs: u64,
+    /// Consumers that hold a lease.
+    pub consumers: u64,
+    /// The first entry above the floor.
+    pub oldest_undelivered: Option<StreamId>,
+}
+
+/// Looks at a shard.
+///
+/// # Errors
+/// Redis's.
+pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<ShardState> {
+    let operation = "sampling a shard";
+    let after = floor.map_or_else(|| "-".to_owned(), |floor| format!("({floor}"));
+    let mut commands = pipe();
+    commands.cmd("XLEN").arg(keys.events());
+    commands.cmd("ZCARD").arg(keys.due());
+    commands.cmd("ZCARD").arg(keys.replicas());
+    commands.cmd("XRANGE").arg(keys.events()).arg(after).arg("+").arg("COUNT").arg(1);
+    let answers = link.pipeline(operation, &commands).await?;
+    let Ok([entries, due, consumers, oldest]) = <[Result<Value>; 4]>::try_from(answers) else {
+        return Err(RedisError::answer(operation, "four answers expected"));
+    };
+    let number = |value: Result<Value>| Ok(u64::try_from(int_of(operation, value?)?).unwrap_or(0));
+    let oldest_undelivered = match list_of(operation, oldest?)?.into_iter().next() {
+        Some(entry) => {
+            let id = list_of(operation, entry)?.into_iter().next();
+            let id = id.ok_or_else(|| RedisError::answer(operation, "an entry without an id"))?;
+            text_of(operation, id)?.parse().ok()
+        }
+        None => None,
+    };
+    Ok(ShardState {
+        entries: number(entries)?,
+        due_configs: number(due)?,
+        consumers: number(consumers)?,
+        oldest_undelivered,
+    })
+}

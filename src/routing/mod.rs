@@ -1,0 +1,42 @@
+//! Routing: (event, snapshot of configs) -> targets. Pure; no I/O.
+//!
+//! Owns: the snapshot, the targets prepared from it. May use: `domain`. May not touch Redis or the network.
+
+mod snapshot;
+
+pub use snapshot::{Lookup, Snapshot, Target};
+
+use std::sync::Arc;
+
+use crate::domain::event::Event;
+
+/// Where an event goes.
+#[derive(Clone, Debug, Default)]
+pub struct Routed {
+    /// Active configs that want it.
+    pub active: Vec<Arc<Target>>,
+    /// Inactive configs that would want it: no delivery is made, unless the event was read before they were
+    /// paused.
+    pub inactive: Vec<Arc<Target>>,
+}
+
+/// Which configs of the event's organisation want it: all that subscribe to its type, or only the one that it
+/// names (whatever its subscriptions: test events and replays).
+#[must_use]
+pub fn route(event: &Event, snapshot: &Snapshot) -> Routed {
+    let mut routed = Routed::default();
+    for target in snapshot.of(&event.organisation) {
+        let wanted = match event.only_config {
+            Some(only) => target.config.id == only,
+            None => target.config.events.contains(&event.event_type),
+        };
+        if wanted {
+            let list = if target.config.active { &mut routed.active } else { &mut routed.inactive };
+            list.push(Arc::clone(target));
+        }
+    }
+    routed
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! The configs of one moment, prepared for sending. Replaced whole when one changes; unchanged targets are shared.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::domain::config::{Config, DisabledReason, Endpoint, StoredConfig};
+use crate::domain::ids::{ConfigId, OrganisationId};
+
+/// A config and the endpoint prepared from it.
+#[derive(Debug)]
+pub struct Target {
+    /// The config.
+    pub config: Config,
+    /// What attempts use.
+    pub endpoint: Endpoint,
+    /// The stored value that both were made of; the same pointer means nothing changed.
+    source: Arc<StoredConfig>,
+}
+
+/// All configs of one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    by_id: HashMap<ConfigId, Known>,
+    by_organisation: HashMap<OrganisationId, Vec<Arc<Target>>>,
+}
+
+#[derive(Clone, Debug)]
+enum Known {
+    Target(Arc<Target>),
+    Deleted,
+}
+
+/// What the snapshot says of a config at the moment of sending.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Send.
+    Active(Arc<Target>),
+    /// Hold: it is paused.
+    Paused,
+    /// Fail its queue: the receiver is gone.
+    Gone,
+    /// Fail its queue: it was deleted.
+    Deleted,
+    /// Hold: neither known nor tombstoned, so the snapshot is behind or Redis lost a write.
+    Unknown,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Prepares `configs`, sharing targets with `previous` where the stored value is the same.
+    #[must_use]
+    pub fn build<'a>(configs: impl IntoIterator<Item = &'a Arc<StoredConfig>>, previous: &Self) -> Self {
+        let mut snapshot = Self::default();
+        for stored in configs {
+            let StoredConfig::Config(config) = &**stored else {
+                snapshot.by_id.insert(stored.id(), Known::Deleted);
+                continue;
+            };
+            let target = match previous.by_id.get(&config.id) {
+                Some(Known::Target(known)) if Arc::ptr_eq(&known.source, stored) => Arc::clone(known),
+                _ => match Target::prepare(config, stored) {
+                    Some(target) => target,
+                    None => continue,
+                },
+            };
+            snapshot.by_id.insert(config.id, Known::Target(Arc::clone(&target)));
+            snapshot.by_organisation.entry(config.organisation.clone()).or_default().push(target);
+        }
+        snapshot
+    }
+
+    /// The targets of an organisation.
+    #[must_use]
+    pub fn of(&self, organisation: &OrganisationId) -> &[Arc<Target>] {
+        self.by_organisation.get(organisation).map_or(&[], Vec::as_slice)
+    }
+
+    /// What to do with a delivery of `config` now.
+    #[must_use]
+    pub fn lookup(&self, config: ConfigId) -> Lookup {
+        match self.by_id.get(&config) {
+            None => Lookup::Unknown,
+            Some(Known::Deleted) => Lookup::Deleted,
+            Some(Known::Target(target)) if target.config.active => Lookup::Active(Arc::clone(target)),
+            Some(Known::Target(target)) => match &target.config.disabled {
+                Some(disabled) if disabled.reason == DisabledReason::Gone => Lookup::Gone,
+                _ => Lookup::Paused,
+            },
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// `None` when the config cannot be sent to: its constructors rule that out, so it is logged, and its
+    /// deliveries are held rather than failed.
+    fn prepare(config: &Config, source: &Arc<StoredConfig>) -> Option<Arc<Self>> {
+        match config.endpoint() {
+            Ok(endpoint) => {
+                Some(Arc::new(Self { config: config.clone(), endpoint, source: Arc::clone(source) }))
+            }
+            Err(error) => {
+                tracing::error!(config = %config.id, %error, "a stored config cannot be sent to; its deliveries wait");
+                None
+            }
+        }
+    }
+}

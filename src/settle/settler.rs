@@ -1,0 +1,369 @@
+//! The settler of a worker: turns outcomes and decisions into entries for the next flush.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::job::{Attempted, Consumer, Hold, Job, Ticket};
+use super::verdict::{Verdict, judge};
+use crate::domain::clock::{Clock, UnixMillis};
+use crate::domain::delivery::{BODY_INLINE_MAX_BYTES, DeliveryRecord, FailReason, Standing, Tried};
+use crate::domain::ids::{ConfigId, EventId, ShardNumber};
+use crate::domain::log::{LogRow, Status};
+use crate::metrics::WalkMetrics;
+use crate::redis::connection::Link;
+use crate::redis::deliveries::Step;
+use crate::redis::keys::ShardKeys;
+use crate::redis::log_write::Written;
+use crate::settings::Settings;
+
+/// A claim outlives the request's deadline by this, so that a slow outcome still finds it.
+const CLAIM_MARGIN: Duration = Duration::from_secs(10);
+
+/// Outcomes that are gathered before a flush goes at once.
+pub(super) const GATHER_COUNT: usize = 256;
+
+/// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+
+/// What a settler works with.
+pub struct SettlerParts {
+    /// The worker's connection for commands that answer at once.
+    pub link: Rc<Link>,
+    /// Every shard of the keyspace, by number.
+    pub shards: Arc<[ShardKeys]>,
+    /// Wakes each shard's scheduler, by number: something is due soon.
+    pub due_soon: Arc<[Notify]>,
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Redis's clock, for rows.
+    pub clock: Arc<Clock>,
+    /// What is counted.
+    pub metrics: WalkMetrics,
+}
+
+/// A worker's settler.
+pub struct Settler {
+    pub(super) parts: SettlerParts,
+    pub(super) queue: RefCell<VecDeque<Entry>>,
+    pub(super) acks: RefCell<Vec<Rc<Ticket>>>,
+    pub(super) held: RefCell<HashSet<EventId>>,
+    pub(super) wake: Notify,
+    pub(super) chores: RefCell<Chores>,
+    pub(super) unsettled: Cell<usize>,
+    pub(super) quiet: Notify,
+}
+
+/// What settling leaves to be done beside the walk.
+#[derive(Debug, Default)]
+pub struct Chores {
+    /// Configs whose receiver answered 410, with the version that the attempt used.
+    pub gone: Vec<(ConfigId, u64)>,
+    /// What was written to each log since its sizes were told.
+    pub written: HashMap<(ShardNumber, ConfigId), Written>,
+    /// Configs whose failed set passed a cap.
+    pub failed_over: HashSet<(ShardNumber, ConfigId)>,
+}
+
+/// One delivery's part of a flush.
+pub(super) struct Entry {
+    pub(super) job: Rc<Job>,
+    pub(super) action: Action,
+    pub(super) row: Option<LogRow>,
+}
+
+/// What a flush does for a delivery.
+pub(super) enum Action {
+    /// First attempt, success, nothing durable yet: its log row is all there is to write.
+    Deliver,
+    /// Only the row: another owner decides.
+    Row,
+    /// A step of the settle script.
+    Step(Step, Option<FailReason>),
+}
+
+// === impl Settler ===
+
+impl Settler {
+    /// A settler with nothing to do.
+    #[must_use]
+    pub fn new(parts: SettlerParts) -> Rc<Self> {
+        Rc::new(Self {
+            parts,
+            queue: RefCell::default(),
+            acks: RefCell::default(),
+            held: RefCell::default(),
+            wake: Notify::new(),
+            chores: RefCell::default(),
+            unsettled: Cell::new(0),
+            quiet: Notify::new(),
+        })
+    }
+
+    /// Notes an event as read: it is held until its acknowledgement was answered. `None` when it is held already.
+    pub fn open(&self, id: EventId, consumer: &Rc<Consumer>, deliveries: u32) -> Option<Rc<Ticket>> {
+        if !self.held.borrow_mut().insert(id) {
+            return None;
+        }
+        let ticket = Ticket::new(id, Rc::clone(consumer), deliveries);
+        if ticket.is_done() {
+            self.acknowledge(&ticket);
+        }
+        Some(ticket)
+    }
+
+    /// Whether the event is held.
+    #[must_use]
+    pub fn holds(&self, id: EventId) -> bool {
+        self.held.borrow().contains(&id)
+    }
+
+    /// One delivery of the event needs nothing more: it had a durable fate already.
+    pub fn known(&self, ticket: &Rc<Ticket>) {
+        self.parts.metrics.deliveries_known.increment(1);
+        self.one_decided(ticket);
+    }
+
+    /// An attempt is over.
+    pub fn attempted(&self, job: &Rc<Job>, attempted: Attempted) {
+        let mut hold = job.hold.borrow_mut();
+        match &mut *hold {
+            Hold::HandingOff(waiting) => *waiting = Some(Box::new(attempted)),
+            Hold::Lost => {
+                drop(hold);
+                self.push_lost_row(job, &attempted);
+            }
+            Hold::Event | Hold::Claimed(_) => {
+                drop(hold);
+                self.decide(job, &attempted);
+            }
+            Hold::Decided => {}
+        }
+    }
+
+    /// Parks a delivery: it waits in Redis, no attempt is made by that. It is due after `delay`; its config is
+    /// looked at after `look`.
+    pub fn park(&self, job: &Rc<Job>, delay: Duration, look: Duration) {
+        self.parts.metrics.parked.increment(1);
+        let row = matches!(*job.hold.borrow(), Hold::Event).then(|| {
+            let status = if job.delivery.tried.attempts == 0 { Status::Pending } else { Status::Retrying };
+            let mut row = self.fate_row(job, status, None);
+            row.next_attempt_at = Some(self.parts.clock.now().plus(delay));
+            row
+        });
+        let record =
+            DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
+        let step = Step::Queue { delay, look, record, apart: self.apart(job) };
+        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row });
+    }
+
+    /// Ends a delivery as failed without an attempt.
+    pub fn fail(&self, job: &Rc<Job>, reason: FailReason) {
+        let row = self.fate_row(job, Status::Failed, Some(reason));
+        self.push_fail(job, job.delivery.tried.clone(), reason, Some(row));
+    }
+
+    /// Hands a delivery whose attempt is under way to its queue, claimed by this worker until well after the
+    /// request's deadline.
+    pub fn hand_off(&self, job: &Rc<Job>) {
+        *job.hold.borrow_mut() = Hold::HandingOff(None);
+        self.parts.metrics.handed_off.increment(1);
+        let record =
+            DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
+        let step = Step::HandOff { lease: self.claim_lease(), record, apart: self.apart(job) };
+        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row: None });
+    }
+
+    /// How long a claim holds.
+    #[must_use]
+    pub fn claim_lease(&self) -> Duration {
+        self.parts.settings.delivery.request_timeout + CLAIM_MARGIN
+    }
+
+    /// Takes the chores that have come up.
+    #[must_use]
+    pub fn take_chores(&self) -> Chores {
+        self.chores.take()
+    }
+
+    /// Gives back what could not be told: it counts with what is written next.
+    pub fn return_written(&self, shard: ShardNumber, config: ConfigId, written: Written) {
+        let mut chores = self.chores.borrow_mut();
+        let sum = chores.written.entry((shard, config)).or_default();
+        sum.rows += written.rows;
+        sum.log_bytes += written.log_bytes;
+        sum.payload_bytes += written.payload_bytes;
+    }
+
+    /// Waits until nothing is left to write or to acknowledge.
+    pub async fn all_written(&self) {
+        while self.unsettled.get() > 0 || !self.acks.borrow().is_empty() || !self.queue.borrow().is_empty() {
+            self.quiet.notified().await;
+        }
+    }
+
+    fn decide(&self, job: &Rc<Job>, attempted: &Attempted) {
+        let parts = &self.parts;
+        let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
+        let schedule = &parts.settings.delivery.schedule;
+        match judge(&attempted.result, &tried, attempted.max_retries, schedule, rand::random()) {
+            Verdict::Delivered => {
+                let row = self.attempt_row(job, attempted, &tried, Status::Delivered);
+                let first_hold = matches!(*job.hold.borrow(), Hold::Event);
+                let action = if first_hold { Action::Deliver } else { Action::Step(Step::Finish, None) };
+                self.push(Entry { job: Rc::clone(job), action, row: Some(row) });
+            }
+            Verdict::Retry(delay) => {
+                parts.metrics.retries_scheduled.increment(1);
+                let mut row = self.attempt_row(job, attempted, &tried, Status::Retrying);
+                row.next_attempt_at = Some(parts.clock.now().plus(delay));
+                let record = DeliveryRecord::of(&job.delivery, tried, Standing::Waiting).encode();
+                let step = Step::Queue { delay, look: delay, record, apart: self.apart(job) };
+                self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row: Some(row) });
+            }
+            Verdict::Failed(reason) => {
+                if reason == FailReason::Gone {
+                    self.chores.borrow_mut().gone.push((job.delivery.config, attempted.config_version));
+                }
+                let mut row = self.attempt_row(job, attempted, &tried, Status::Failed);
+                row.reason = Some(reason);
+                self.push_fail(job, tried, reason, Some(row));
+            }
+        }
+    }
+
+    fn push_fail(&self, job: &Rc<Job>, tried: Tried, reason: FailReason, row: Option<LogRow>) {
+        let record = DeliveryRecord::of(&job.delivery, tried, Standing::Failed(reason)).encode();
+        let step = Step::Fail { record, apart: self.apart(job) };
+        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, Some(reason)), row });
+    }
+
+    fn push_lost_row(&self, job: &Rc<Job>, attempted: &Attempted) {
+        let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
+        let status = match attempted.result.outcome() {
+            crate::domain::outcome::Outcome::Delivered => Status::Delivered,
+            _ => Status::Retrying,
+        };
+        let row = self.attempt_row(job, attempted, &tried, status);
+        self.push(Entry { job: Rc::clone(job), action: Action::Row, row: Some(row) });
+    }
+
+    fn push(&self, entry: Entry) {
+        if !matches!(entry.action, Action::Step(Step::HandOff { .. }, _)) {
+            entry.job.settling.set(true);
+        }
+        self.unsettled.set(self.unsettled.get() + 1);
+        let mut queue = self.queue.borrow_mut();
+        queue.push_back(entry);
+        // The flush waits for the first and for company enough; a wake-up for each in between is wasted.
+        if queue.len() == 1 || queue.len() == GATHER_COUNT {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The delivery's fate is durable.
+    pub(super) fn decided(&self, job: &Job) {
+        *job.hold.borrow_mut() = Hold::Decided;
+        if let Some(ticket) = &job.ticket {
+            self.one_decided(ticket);
+        }
+    }
+
+    pub(super) fn one_decided(&self, ticket: &Rc<Ticket>) {
+        if ticket.decided_one() {
+            self.acknowledge(ticket);
+        } else if ticket.is_done() {
+            self.forget_if_not_own(ticket);
+        }
+    }
+
+    /// Lets go of an event that belongs to another consumer now, or whose consumer's lease lapsed: it is never
+    /// acknowledged here.
+    pub(super) fn forget_if_not_own(&self, ticket: &Ticket) -> bool {
+        let forget = !ticket.is_own();
+        if forget {
+            self.held.borrow_mut().remove(&ticket.id);
+        }
+        forget
+    }
+
+    fn acknowledge(&self, ticket: &Rc<Ticket>) {
+        self.acks.borrow_mut().push(Rc::clone(ticket));
+        self.wake.notify_one();
+    }
+
+    pub(super) fn announce(&self, shard: ShardNumber, look: Duration) {
+        if look < LOOK_SOON
+            && let Some(due_soon) = self.parts.due_soon.get(usize::from(shard.0))
+        {
+            due_soon.notify_one();
+        }
+    }
+
+    /// The body that goes beside the record, for a delivery that has none yet.
+    fn apart(&self, job: &Job) -> Bytes {
+        let first = matches!(*job.hold.borrow(), Hold::Event | Hold::HandingOff(_));
+        if first && job.delivery.body.len() > BODY_INLINE_MAX_BYTES {
+            job.delivery.body.clone()
+        } else {
+            Bytes::new()
+        }
+    }
+
+    fn attempt_row(&self, job: &Job, attempted: &Attempted, tried: &Tried, status: Status) -> LogRow {
+        let (excerpt, error) = match &attempted.result.reply {
+            Ok(answer) => (answer.excerpt.clone(), None),
+            Err(fault) => (Bytes::new(), Some(fault.to_string())),
+        };
+        let last = matches!(status, Status::Delivered | Status::Failed);
+        LogRow {
+            delivery: job.delivery.id,
+            event_type: Arc::clone(&job.delivery.event_type),
+            url: Arc::clone(&attempted.url),
+            status,
+            attempt: tried.attempts,
+            at: attempted.at,
+            created_at: job.delivery.created_at,
+            next_attempt_at: None,
+            response_status: attempted.result.status(),
+            excerpt,
+            error,
+            reason: None,
+            took_ms: u32::try_from(attempted.result.took.as_millis()).unwrap_or(u32::MAX),
+            history: if last && tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
+        }
+    }
+
+    fn fate_row(&self, job: &Job, status: Status, reason: Option<FailReason>) -> LogRow {
+        let tried = &job.delivery.tried;
+        let (url, response_status, excerpt, error) = match &tried.last {
+            Some(last) => (Arc::clone(&last.url), last.status, last.excerpt.clone(), last.error.clone()),
+            None => ("".into(), None, Bytes::new(), None),
+        };
+        LogRow {
+            delivery: job.delivery.id,
+            event_type: Arc::clone(&job.delivery.event_type),
+            url,
+            status,
+            attempt: tried.attempts,
+            at: self.now(),
+            created_at: job.delivery.created_at,
+            next_attempt_at: None,
+            response_status,
+            excerpt,
+            error,
+            reason,
+            took_ms: 0,
+            history: if tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
+        }
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.parts.clock.now()
+    }
+}

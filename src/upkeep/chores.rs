@@ -1,0 +1,138 @@
+//! What settling leaves to be done: logs to trim, failed sets to shorten, configs to disable.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::clock::Clock;
+use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::metrics::WalkMetrics;
+use crate::redis::configs::DisableGone;
+use crate::redis::connection::{Link, Result};
+use crate::redis::deliveries::{self, BATCH_MAX};
+use crate::redis::keys::ShardKeys;
+use crate::redis::log_write::{self, Written};
+use crate::settings::Settings;
+use crate::settle::Settler;
+
+/// A log's sizes are told after so many rows...
+const TELL_ROWS: u64 = 256;
+/// ... or so many bytes...
+const TELL_BYTES: u64 = 256 * 1024;
+/// ... or this long after the first row.
+const TELL_AFTER: Duration = Duration::from_secs(60);
+
+/// Does one worker's chores.
+pub struct ChoreRunner {
+    link: Rc<Link>,
+    shards: Arc<[ShardKeys]>,
+    settler: Rc<Settler>,
+    clock: Arc<Clock>,
+    settings: Arc<Settings>,
+    metrics: WalkMetrics,
+    written: HashMap<(ShardNumber, ConfigId), (Written, Instant)>,
+    gone: Vec<(ConfigId, u64)>,
+}
+
+// === impl ChoreRunner ===
+
+impl ChoreRunner {
+    /// A runner with nothing to do.
+    #[must_use]
+    pub fn new(
+        link: Rc<Link>,
+        shards: Arc<[ShardKeys]>,
+        settler: Rc<Settler>,
+        clock: Arc<Clock>,
+        settings: Arc<Settings>,
+        metrics: WalkMetrics,
+    ) -> Self {
+        Self { link, shards, settler, clock, settings, metrics, written: HashMap::new(), gone: Vec::new() }
+    }
+
+    /// Does what has come up; what fails is kept and tried again at the next call. `all` also tells the sizes of
+    /// logs that could wait: the worker stops.
+    ///
+    /// # Errors
+    /// The first one of Redis.
+    pub async fn run_once(&mut self, all: bool) -> Result<()> {
+        let chores = self.settler.take_chores();
+        self.gone.extend(chores.gone);
+        for (log, written) in chores.written {
+            let (sum, _) = self.written.entry(log).or_insert((Written::default(), Instant::now()));
+            sum.rows += written.rows;
+            sum.log_bytes += written.log_bytes;
+            sum.payload_bytes += written.payload_bytes;
+        }
+        self.disable_gone().await?;
+        self.trim_logs(all).await?;
+        for (shard, config) in chores.failed_over {
+            self.shorten_failed(shard, config).await?;
+        }
+        Ok(())
+    }
+
+    async fn disable_gone(&mut self) -> Result<()> {
+        while let Some((config, version)) = self.gone.last().copied() {
+            if self.link.disable_gone(config, version, self.clock.now()).await? == DisableGone::Disabled {
+                self.metrics.configs_disabled.increment(1);
+                tracing::warn!(%config, "a config is disabled: its receiver answered 410 Gone");
+            }
+            self.gone.pop();
+        }
+        Ok(())
+    }
+
+    async fn trim_logs(&mut self, all: bool) -> Result<()> {
+        let due = |(written, since): &(Written, Instant)| {
+            all || written.rows >= TELL_ROWS
+                || written.log_bytes + written.payload_bytes >= TELL_BYTES
+                || since.elapsed() >= TELL_AFTER
+        };
+        let logs: Vec<_> =
+            self.written.iter().filter(|(_, entry)| due(entry)).map(|(log, (written, _))| (*log, *written)).collect();
+        for ((shard, config), written) in logs {
+            let retention = &self.settings.retention;
+            let keys = &self.shards[usize::from(shard.0)];
+            let dropped = log_write::trim(&self.link, keys, config, written, retention).await?;
+            self.metrics.log_rows_evicted.increment(dropped);
+            self.written.remove(&(shard, config));
+            let too_old = self.clock.now().0.saturating_sub(
+                u64::try_from(retention.log_age_max.as_millis()).unwrap_or(u64::MAX),
+            );
+            let before = crate::domain::clock::UnixMillis(too_old);
+            let aged = deliveries::evict_failed(&self.link, keys, config, Some(before), BATCH_MAX).await?;
+            self.metrics.failed_evicted.increment(aged);
+        }
+        Ok(())
+    }
+
+    /// Evicts the oldest failed deliveries: enough at a time that the next settle call finds the caps kept.
+    async fn shorten_failed(&self, shard: ShardNumber, config: ConfigId) -> Result<()> {
+        let keys = &self.shards[usize::from(shard.0)];
+        let retention = &self.settings.retention;
+        loop {
+            let over = deliveries::failed_over(
+                &self.link,
+                keys,
+                config,
+                retention.failed_max,
+                retention.failed_bytes_max,
+            )
+            .await?;
+            if over == 0 {
+                return Ok(());
+            }
+            let gone = deliveries::evict_failed(&self.link, keys, config, None, over).await?;
+            self.metrics.failed_evicted.increment(gone);
+            if gone == 0 {
+                return Ok(());
+            }
+            tracing::warn!(%config, gone, "failed deliveries were evicted: the config's cap is reached");
+        }
+    }
+}
+

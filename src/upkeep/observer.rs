@@ -1,0 +1,110 @@
+//! Observes the leases of a shard's consumers, and takes over what dead ones have left.
+//!
+//! A consumer is dead when its lease is past *and* this observer has read the same score for one whole lease on
+//! its own monotonic clock, with Redis answering throughout: a Redis that stood still, or failed over, proves
+//! nothing about anybody. A consumer without a member in `replicas` must be observed missing for as long.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::intake::{Intake, Membership};
+use crate::metrics::WalkMetrics;
+use crate::redis::connection::{Link, Result};
+use crate::redis::keys::ShardKeys;
+use crate::redis::leases::{self, LeaseEnd, Reclaimed};
+
+/// The observer of one shard in one replica.
+pub struct Observer {
+    link: Rc<Link>,
+    keys: ShardKeys,
+    membership: Rc<Membership>,
+    intake: Option<Rc<Intake>>,
+    lease: Duration,
+    metrics: WalkMetrics,
+    seen: HashMap<String, (Option<LeaseEnd>, Instant)>,
+}
+
+// === impl Observer ===
+
+impl Observer {
+    /// An observer that has seen nothing.
+    #[must_use]
+    pub fn new(
+        link: Rc<Link>,
+        keys: ShardKeys,
+        membership: Rc<Membership>,
+        intake: Option<Rc<Intake>>,
+        lease: Duration,
+        metrics: WalkMetrics,
+    ) -> Self {
+        Self { link, keys, membership, intake, lease, metrics, seen: HashMap::new() }
+    }
+
+    /// How often to observe: several times in a lease.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.lease / 4
+    }
+
+    /// Looks once at every lease, and takes over from the dead. After an error the observation starts again.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn run_once(&mut self) -> Result<()> {
+        let found = match leases::observe(&self.link, &self.keys).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.seen.clear();
+                return Err(error);
+            }
+        };
+        let now = Instant::now();
+        let mut seen = HashMap::new();
+        for (name, end) in found {
+            let since = match self.seen.get(&name) {
+                Some((known, since)) if *known == end => *since,
+                _ => now,
+            };
+            seen.insert(name, (end, since));
+        }
+        self.seen = seen;
+        let dead: Vec<(String, Option<LeaseEnd>)> = self
+            .seen
+            .iter()
+            .filter(|(_, (_, since))| now.duration_since(*since) >= self.lease)
+            .map(|(name, (end, _))| (name.clone(), *end))
+            .collect();
+        for (name, end) in dead {
+            self.take_over(&name, end).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_over(&mut self, dead: &str, observed: Option<LeaseEnd>) -> Result<()> {
+        // Entries go to a consumer whose lease holds, and that reads; a replica without intake only removes
+        // consumers that own nothing.
+        let (Some(consumer), Some(intake)) = (self.membership.consumer(), &self.intake) else { return Ok(()) };
+        if *consumer.name == *dead {
+            return Ok(());
+        }
+        loop {
+            match leases::reclaim(&self.link, &self.keys, dead, observed, &consumer.name).await? {
+                Reclaimed::Moved(count) => {
+                    self.metrics.reclaimed.increment(count);
+                    tracing::warn!(dead, count, "took over events of a dead consumer");
+                    intake.recover_soon();
+                }
+                Reclaimed::Gone => {
+                    tracing::info!(consumer = dead, "a dead consumer is removed");
+                    break;
+                }
+                Reclaimed::Alive => break,
+            }
+        }
+        self.seen.remove(dead);
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! A worker's life: start, tick, lease, drain.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle as TaskHandle, LocalSet, spawn_local};
+use tokio::time::Instant;
+
+use super::build::{Rooms, ShardRooms};
+use super::duties::Duty;
+use crate::attempt::{Attempter, Egress};
+use crate::domain::clock::Clock;
+use crate::intake::{Membership, ReadTurn};
+use crate::lanes::{Lanes, Permits};
+use crate::metrics::{self, WalkMetrics};
+use crate::redis::connection::{Link, Redis};
+use crate::redis::keys::ShardKeys;
+use crate::retry::Visits;
+use crate::routing::Snapshot;
+use crate::settings::Settings;
+use crate::settle::Settler;
+use crate::upkeep::{ChoreRunner, Observer, sample};
+
+/// The worker's tick: the sweep, and whether the leases still hold.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Idle connections and lanes are looked for once in so many ticks.
+const IDLE_TICKS: u32 = 50;
+
+/// Chores are done this often.
+const CHORES_EVERY: Duration = Duration::from_millis(100);
+
+/// The floor is raised and the gauges are read this often.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// A stopping worker waits this long for its last writes and its leave.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// What the workers of a replica share.
+pub struct Shared {
+    /// Random per start of the process: the first part of every consumer's name.
+    pub start: String,
+    /// Redis.
+    pub redis: Redis,
+    /// Every shard, by number.
+    pub shards: Arc<[ShardKeys]>,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Redis's clock.
+    pub clock: Arc<Clock>,
+    /// The configs of the moment.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Permits over all workers.
+    pub permits: Arc<Permits>,
+    /// Whose turn it is to block on each shard.
+    pub turns: Vec<Arc<ReadTurn>>,
+    /// Wakes the scanning scheduler of each shard.
+    pub due_soon: Arc<[Notify]>,
+    /// Configs that ask for a visit.
+    pub visits: Arc<Visits>,
+    /// What attempts share.
+    pub egress: Arc<Egress>,
+    /// What is counted.
+    pub metrics: WalkMetrics,
+    /// Whether each worker holds its leases.
+    pub leased: Vec<AtomicBool>,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Attempts that were given up at the deadline; their deliveries are due again.
+    pub given_up: usize,
+    /// Whether everything was written and the worker left every group.
+    pub clean: bool,
+}
+
+/// Starts a worker on a thread of its own; it drains when `stop` becomes true.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn spawn(
+    shared: Arc<Shared>,
+    worker: usize,
+    duties: Vec<Duty>,
+    stop: watch::Receiver<bool>,
+) -> std::io::Result<JoinHandle<Drained>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, live(shared, worker, duties, stop))
+    })
+}
+
+async fn live(
+    shared: Arc<Shared>,
+    worker: usize,
+    duties: Vec<Duty>,
+    mut stop: watch::Receiver<bool>,
+) -> Drained {
+    let Rooms { link, attempter, settler, lanes, chores, shards } = Rooms::build(&shared, worker, &duties);
+    let mut tasks = Vec::new();
+    let mut sources = Vec::new();
+    let run = Rc::clone(&settler);
+    tasks.push(spawn_local(async move { run.run().await }));
+    tasks.push(spawn_local(do_chores(chores)));
+    let mut memberships = Vec::new();
+    for rooms in shards {
+        memberships.push((rooms.keys.clone(), Rc::clone(&rooms.membership)));
+        start_shard(&shared, &link, rooms, &stop, &mut tasks, &mut sources);
+    }
+    let leases: Vec<_> = memberships.iter().map(|(_, membership)| Rc::clone(membership)).collect();
+    tasks.push(spawn_local(tick(
+        Arc::clone(&shared),
+        worker,
+        Rc::clone(&lanes),
+        Rc::clone(&attempter),
+        leases,
+    )));
+    let _ = stop.wait_for(|stop| *stop).await;
+    let drained = drain(&shared, &link, &lanes, &settler, sources, &memberships).await;
+    tasks.iter().for_each(TaskHandle::abort);
+    drained
+}
+
+/// Starts what runs for one shard. `sources` are what feeds the lanes: a drain waits for them.
+fn start_shard(
+    shared: &Arc<Shared>,
+    link: &Rc<Link>,
+    rooms: ShardRooms,
+    stop: &watch::Receiver<bool>,
+    tasks: &mut Vec<TaskHandle<()>>,
+    sources: &mut Vec<TaskHandle<()>>,
+) {
+    let ShardRooms { keys, duty, membership, intake, scheduler, observer } = rooms;
+    tasks.push(spawn_local(renew(Arc::clone(shared), Rc::clone(link), keys.clone(), membership)));
+    if let Some(intake) = intake {
+        let stop = stop.clone();
+        sources.push(spawn_local(async move { intake.run(stop).await }));
+    }
+    if let Some(scheduler) = scheduler {
+        let stop = stop.clone();
+        sources.push(spawn_local(async move { scheduler.run(stop).await }));
+    }
+    if let Some(observer) = observer {
+        tasks.push(spawn_local(observe(observer)));
+    }
+    if duty.scans {
+        tasks.push(spawn_local(keep_up(Arc::clone(shared), Rc::clone(link), keys)));
+    }
+}
+
+async fn tick(
+    shared: Arc<Shared>,
+    worker: usize,
+    lanes: Rc<Lanes>,
+    attempter: Rc<Attempter>,
+    memberships: Vec<Rc<Membership>>,
+) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut count = 0_u32;
+    loop {
+        ticks.tick().await;
+        let leased = memberships.iter().all(|membership| membership.is_valid());
+        shared.leased[worker].store(leased, Ordering::Relaxed);
+        lanes.set_sending(leased);
+        lanes.sweep();
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(IDLE_TICKS) {
+            attempter.close_idle();
+            lanes.forget_idle();
+            shared.permits.forget_unused();
+        }
+    }
+}
+
+async fn renew(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys, membership: Rc<Membership>) {
+    let period = shared.settings.redis.lease / 3;
+    let retry = (period / 8).min(Duration::from_millis(250));
+    loop {
+        let pause = match membership.renew(&link, &keys, &shared.clock).await {
+            Ok(true) => period,
+            Ok(false) => {
+                shared.metrics.leases_lost.increment(1);
+                tracing::warn!(shard = keys.shard.0, "the lease was lost; going on under a new name");
+                Duration::ZERO
+            }
+            Err(error) => {
+                metrics::redis_error(error.operation);
+                tracing::warn!(%error, "the lease could not be renewed; trying again");
+                retry
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn observe(mut observer: Observer) {
+    loop {
+        if let Err(error) = observer.run_once().await {
+            metrics::redis_error(error.operation);
+        }
+        tokio::time::sleep(observer.period()).await;
+    }
+}
+
+async fn do_chores(mut chores: ChoreRunner) {
+    loop {
+        tokio::time::sleep(CHORES_EVERY).await;
+        if let Err(error) = chores.run_once(false).await {
+            metrics::redis_error(error.operation);
+            tracing::warn!(%error, "a chore failed; trying again");
+        }
+    }
+}
+
+async fn keep_up(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys) {
+    loop {
+        let age = shared.settings.retention.events_age;
+        if let Err(error) = sample(&link, &keys, &shared.clock, age).await {
+            metrics::redis_error(error.operation);
+        }
+        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+}
+
+/// Stops in this order, and why: the sources first, so that nothing new comes; then what waits in memory is
+/// parked, so that another replica may have it; then attempts may end until the deadline; what is still under way
+/// is given up; the last writes and acknowledgements go out; the worker leaves what it owns nothing of.
+async fn drain(
+    shared: &Shared,
+    link: &Link,
+    lanes: &Rc<Lanes>,
+    settler: &Settler,
+    sources: Vec<TaskHandle<()>>,
+    memberships: &[(ShardKeys, Rc<Membership>)],
+) -> Drained {
+    let deadline = Instant::now() + shared.settings.delivery.drain_timeout;
+    for source in sources {
+        let _ = tokio::time::timeout_at(deadline, source).await;
+    }
+    lanes.park_waiting();
+    let given_up = match tokio::time::timeout_at(deadline, lanes.all_done()).await {
+        Ok(()) => 0,
+        Err(_) => lanes.give_up(),
+    };
+    let written = tokio::time::timeout(LAST_WRITES, settler.all_written()).await.is_ok();
+    let mut left = true;
+    for (keys, membership) in memberships {
+        let leave = tokio::time::timeout(LAST_WRITES, membership.leave(link, keys)).await;
+        left &= matches!(leave, Ok(Ok(true)));
+    }
+    Drained { given_up, clean: written && left }
+}

@@ -1,0 +1,114 @@
+//! What survives: kill -9 and SIGTERM of `postrider serve`, crash and restart of Redis, each in the middle of
+//! 20,000 events. Every event must arrive; what arrives twice is counted and bounded.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::arrivals::{Reply, Tally};
+use crate::stage::Stage;
+use crate::support::{RedisServer, TestSpace, wait_within};
+
+/// Events of each test.
+const EVENTS: usize = 20_000;
+/// How many must have arrived when the crash comes.
+const MIDDLE: usize = 5_000;
+/// Most duplicates after a crash: what was in flight (1,024) and what waited to be settled or acknowledged.
+const DUPLICATES_MAX: usize = 5_000;
+/// Retries are soon due, so that a test ends soon.
+const SOON: [&str; 2] = ["--retry-schedule", "200ms,500ms,1s"];
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// One config whose endpoint takes `delay` for each answer.
+fn stage(redis_url: &str, namespace: &str, delay: Duration) -> Stage {
+    let stage = Stage::on(redis_url, namespace, &SOON);
+    stage.config("/all", json!({ "maxRetries": 10 }), move |_| Reply::ok().after(delay));
+    stage
+}
+
+/// Adds the events and waits until the middle.
+fn reach_the_middle(stage: &Stage) {
+    stage.add_many(EVENTS);
+    wait_within(LIMIT, "the middle", || stage.arrivals.tally().nonces >= MIDDLE);
+    let there = stage.arrivals.tally().nonces;
+    assert!(there < EVENTS, "all {there} events had arrived before the crash: nothing is tested");
+}
+
+/// Waits for every event, then for every acknowledgement and an empty queue; gives the sums.
+fn reach_the_end(stage: &Stage, what: &str) -> Tally {
+    wait_within(LIMIT, "every event to arrive", || stage.arrivals.tally().nonces == EVENTS);
+    stage.wait_acked_within(LIMIT);
+    wait_within(LIMIT, "the queue to be empty", || stage.redis::<usize>(&["ZCARD", &stage.keys.due()]) == 0);
+    let tally = stage.arrivals.tally();
+    println!("{what}: {} events, {} duplicates", tally.nonces, tally.requests - tally.nonces);
+    assert_eq!(tally.unverified, 0, "every signature is right");
+    assert_eq!(tally.nonces, EVENTS);
+    assert_eq!(tally.deliveries, EVENTS, "an event keeps its delivery id through a crash");
+    tally
+}
+
+fn duplicates(tally: Tally) -> usize {
+    tally.requests - tally.nonces
+}
+
+fn kill_nine_in_the_middle(what: &str, delay: Duration) {
+    let space = TestSpace::new();
+    let mut stage = stage(&space.url, &space.namespace, delay);
+    reach_the_middle(&stage);
+    stage.take_serve().kill();
+    stage.start_serve(&SOON);
+    let tally = reach_the_end(&stage, what);
+    assert!(duplicates(tally) <= DUPLICATES_MAX, "{tally:?}");
+}
+
+#[test]
+fn after_kill_nine_every_event_is_delivered_and_duplicates_are_bounded() {
+    kill_nine_in_the_middle("kill -9 of serve, fast endpoint", Duration::ZERO);
+}
+
+#[test]
+fn after_kill_nine_with_a_slow_endpoint_and_a_full_queue_every_event_is_delivered() {
+    kill_nine_in_the_middle("kill -9 of serve, slow endpoint", Duration::from_millis(100));
+}
+
+#[test]
+fn after_sigterm_under_load_nothing_is_lost_and_nothing_is_sent_twice() {
+    let space = TestSpace::new();
+    let mut stage = stage(&space.url, &space.namespace, Duration::ZERO);
+    reach_the_middle(&stage);
+    let status = stage.take_serve().terminate();
+    assert!(status.success(), "{status}");
+    assert_eq!(stage.pending(), 0, "a stopped replica owns nothing");
+    let there = stage.arrivals.tally().nonces;
+    assert!(there < EVENTS, "all {there} events had arrived before the end: nothing is tested");
+    stage.start_serve(&SOON);
+    let tally = reach_the_end(&stage, "SIGTERM of serve");
+    assert_eq!(duplicates(tally), 0, "{tally:?}");
+}
+
+/// Ends Redis with a signal in the middle and starts it on the same data, while `postrider serve` runs on.
+fn restart_redis_in_the_middle(signal_name: &str) {
+    let durable = ["--appendfsync", "always"];
+    let redis = RedisServer::start(&durable);
+    let stage = stage(&redis.url(), "postrider", Duration::ZERO);
+    reach_the_middle(&stage);
+    let (directory, port) = redis.end(signal_name);
+    wait_within(Duration::from_secs(30), "readiness to go red", || !stage.serve().is_ready());
+    let redis = RedisServer::start_in(directory, port, &durable);
+    stage.reconnect();
+    wait_within(Duration::from_secs(30), "readiness to come back", || stage.serve().is_ready());
+    let tally = reach_the_end(&stage, &format!("SIG{signal_name} of Redis"));
+    assert!(duplicates(tally) <= DUPLICATES_MAX, "{tally:?}");
+    drop(stage);
+    drop(redis);
+}
+
+#[test]
+fn after_a_crash_of_redis_every_event_is_delivered() {
+    restart_redis_in_the_middle("KILL");
+}
+
+#[test]
+fn after_a_restart_of_redis_every_event_is_delivered() {
+    restart_redis_in_the_middle("TERM");
+}
