@@ -81,8 +81,10 @@ impl PutArgs {
         set("secret", self.secret.as_deref().filter(|text| !text.is_empty()).map(Value::from));
         set("active", self.inactive.then_some(Value::Bool(false)));
         set("maxRetries", self.max_retries.map(Value::from));
-        let headers = self.headers.iter().map(|line| header(line)).collect::<Result<Map<_, _>, _>>()?;
-        set("headers", (!headers.is_empty()).then(|| Value::Object(headers)));
+        if !self.headers.is_empty() {
+            let headers = self.headers.iter().map(|line| header(line)).collect::<Result<_, _>>()?;
+            config.insert("headers".into(), Value::Object(headers));
+        }
         Ok(Value::Object(config).to_string().into_bytes())
     }
 }

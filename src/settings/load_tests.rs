@@ -1,3 +1,5 @@
+//! The order of the sources, and mistakes in every one of them.
+
 use super::*;
 use crate::settings::table::Form;
 

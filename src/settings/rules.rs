@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::Settings;
+use super::redis::SHARDS_MAX;
 use crate::domain::event::DATA_MAX_BYTES;
-use crate::redis::keys::SHARDS_MAX;
 
 /// A rule that does not hold.
 pub struct Broken {

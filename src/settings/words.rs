@@ -58,7 +58,7 @@ pub mod redis_url {
 
 /// A namespace of the keyspace.
 pub mod namespace {
-    use crate::redis::keys::Keys;
+    use crate::settings::redis::is_namespace;
 
     /// The unit, for people.
     pub const UNIT: &str = "text";
@@ -68,10 +68,7 @@ pub mod namespace {
     /// # Errors
     /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<String, String> {
-        match Keys::new(text) {
-            Some(_) => Ok(text.to_owned()),
-            None => Err(format!("{text:?} cannot begin a key")),
-        }
+        if is_namespace(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} cannot begin a key")) }
     }
 
     /// As it is.

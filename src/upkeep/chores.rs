@@ -92,17 +92,23 @@ impl ChoreRunner {
                 || written.log_bytes + written.payload_bytes >= TELL_BYTES
                 || since.elapsed() >= TELL_AFTER
         };
-        let logs: Vec<_> =
-            self.written.iter().filter(|(_, entry)| due(entry)).map(|(log, (written, _))| (*log, *written)).collect();
+        let logs: Vec<_> = self
+            .written
+            .iter()
+            .filter(|(_, entry)| due(entry))
+            .map(|(log, (written, _))| (*log, *written))
+            .collect();
         for ((shard, config), written) in logs {
             let retention = &self.settings.retention;
             let keys = &self.shards[usize::from(shard.0)];
             let dropped = log_write::trim(&self.link, keys, config, written, retention).await?;
             self.metrics.log_rows_evicted.increment(dropped);
             self.written.remove(&(shard, config));
-            let too_old = self.clock.now().0.saturating_sub(
-                u64::try_from(retention.log_age_max.as_millis()).unwrap_or(u64::MAX),
-            );
+            let too_old = self
+                .clock
+                .now()
+                .0
+                .saturating_sub(u64::try_from(retention.log_age_max.as_millis()).unwrap_or(u64::MAX));
             let before = crate::domain::clock::UnixMillis(too_old);
             let aged = deliveries::evict_failed(&self.link, keys, config, Some(before), BATCH_MAX).await?;
             self.metrics.failed_evicted.increment(aged);
@@ -135,4 +141,3 @@ impl ChoreRunner {
         }
     }
 }
-

@@ -86,7 +86,9 @@ impl Observer {
     async fn take_over(&mut self, dead: &str, observed: Option<LeaseEnd>) -> Result<()> {
         // Entries go to a consumer whose lease holds, and that reads; a replica without intake only removes
         // consumers that own nothing.
-        let (Some(consumer), Some(intake)) = (self.membership.consumer(), &self.intake) else { return Ok(()) };
+        let (Some(consumer), Some(intake)) = (self.membership.consumer(), &self.intake) else {
+            return Ok(());
+        };
         if *consumer.name == *dead {
             return Ok(());
         }

@@ -4,14 +4,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
 mod arrivals;
-mod crash;
-mod embedded;
+mod attempt;
 mod cli;
 mod cli_http;
+mod crash;
+mod embedded;
 mod receiver;
 mod serving;
 mod stage;
-mod attempt;
 #[allow(dead_code)]
 mod support;
 mod walk;
