@@ -8,6 +8,7 @@
 
 mod configs;
 mod connect;
+mod demo;
 mod doctor;
 pub mod error;
 mod findings;
@@ -61,6 +62,8 @@ struct Cli {
 enum Command {
     /// Run a replica: delivers events and serves the admin API
     Serve(serve::ServeArgs),
+    /// Show the whole story in a minute: a server, three receivers, 20,000 events
+    Demo(demo::DemoArgs),
     /// Publish one event, or many from a file or stdin
     Publish(publish::PublishArgs),
     /// Run a receiver that verifies signatures and dedupes by nonce
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
     let mut context = Context { output: Output::new(), every: every.0 };
     let result = match command {
         Command::Serve(args) => serve::run(args, &mut context),
+        Command::Demo(args) => demo::run(args, &mut context),
         Command::Publish(args) => publish::run(args, &mut context),
         Command::Receive(args) => receive::run(args, &mut context),
         Command::Token(command) => token::run(command, &mut context),

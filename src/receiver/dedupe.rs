@@ -13,7 +13,7 @@ const MEMORY_MAX: usize = 1_000_000;
 #[derive(Debug)]
 pub(super) enum Dedupe {
     /// Survives a restart and is shared; remembers for 24 hours.
-    Redis(SeenNonces),
+    Redis(Box<SeenNonces>),
     /// Lives and dies with the process; remembers the last million.
     Memory(Mutex<Recent>),
 }

@@ -115,7 +115,7 @@ impl ReceiverOptions {
         };
         let settings = RedisSettings { namespace: self.dedupe_namespace.clone(), ..RedisSettings::default() };
         let redis = Redis::new(url, &settings).map_err(io::Error::other)?;
-        Ok(Dedupe::Redis(SeenNonces::new(redis)))
+        Ok(Dedupe::Redis(Box::new(SeenNonces::new(redis))))
     }
 
     /// Each answer must be a status that ends a request (RFC 9110 section 15).

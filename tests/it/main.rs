@@ -5,6 +5,9 @@
 
 mod arrivals;
 mod attempt;
+mod crash;
+mod embedded;
+mod log_tally;
 mod cli;
 mod cli_http;
 mod crash;
