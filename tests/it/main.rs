@@ -5,6 +5,7 @@
 
 mod admin_configs;
 mod arrivals;
+mod attempt;
 mod crash;
 mod embedded;
 mod log_tally;
@@ -23,6 +24,7 @@ mod log_world;
 mod logs;
 mod ops;
 mod publish;
+mod embedded;
 mod receiver;
 mod serving;
 mod stage;
