@@ -2,29 +2,23 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod admin_configs;
 mod arrivals;
 mod attempt;
-mod crash;
-mod embedded;
-mod log_tally;
-mod attempt;
 mod cli;
 mod cli_http;
-mod crash;
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
-
-mod admin_configs;
 mod control_scripts;
+mod crash;
 mod directory;
 mod embedded;
 mod log_bounds;
+mod log_tally;
 mod log_world;
 mod logs;
 mod ops;
 mod publish;
-mod embedded;
 mod receiver;
 mod serving;
 mod stage;
