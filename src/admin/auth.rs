@@ -1,7 +1,7 @@
 //! Who calls (docs/WIRE.md section 8): the two headers that carry a token, the role that each route asks for,
 //! and the organisation that the call is for.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -10,6 +10,7 @@ use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::ids::OrganisationId;
 use crate::domain::token::{Role, TokenText};
+use crate::redis::tokens::find_token;
 
 /// Roles that read configs.
 pub const READ_CONFIGS: &[Role] = &[Role::Viewer, Role::Manager, Role::Admin, Role::Operator];
@@ -45,20 +46,24 @@ pub struct Caller {
 ///
 /// # Errors
 /// 401 for no token or an unknown one, 403 for a role that does not reach, 400 for an operator that names no
-/// organisation, 503 while the tokens have not been read.
-pub fn authenticate(
+/// organisation, 503 while Redis is away and the token is not known here.
+pub async fn authenticate(
     state: &AdminState,
     headers: &HeaderMap,
     procedure: &'static str,
     allowed: &[Role],
 ) -> Result<Caller, ApiError> {
     let text = token_text(headers, procedure)?;
-    let Some(token) = state.directory.token(&TokenText::received(text).hash()) else {
-        if !state.directory.is_complete() {
-            let wait = Duration::from_secs(1);
-            return Err(ApiError::unavailable(procedure, "starting: tokens are not read yet", wait));
-        }
-        return Err(ApiError::unauthorized(procedure, "unknown or revoked token"));
+    let hash = TokenText::received(text).hash();
+    let token = match state.directory.token(&hash) {
+        Some(token) => token,
+        // Made a moment ago, by another process, and not followed yet: the caller must not be told that its new
+        // token is unknown.
+        None => find_token(&state.redis, &hash)
+            .await
+            .map_err(|error| ApiError::from_redis(procedure, &error))?
+            .map(Arc::new)
+            .ok_or_else(|| ApiError::unauthorized(procedure, "unknown or revoked token"))?,
     };
     if !allowed.contains(&token.role) {
         let roles: Vec<&str> = allowed.iter().map(|role| role.as_str()).collect();

@@ -62,7 +62,7 @@ pub(super) fn routes() -> Router<AdminState> {
 }
 
 async fn list_configs(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), GET_CONFIGS, READ_CONFIGS)?;
+    let caller = authenticate(&state, request.headers(), GET_CONFIGS, READ_CONFIGS).await?;
     let set = state.directory.configs();
     if !set.complete {
         let wait = Duration::from_secs(1);
@@ -87,7 +87,7 @@ async fn put_configs(
     Extension(turn): Extension<Turn>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), UPDATE_CONFIGS, WRITE_CONFIGS)?;
+    let caller = authenticate(&state, request.headers(), UPDATE_CONFIGS, WRITE_CONFIGS).await?;
     let bytes = read_body(request.into_body(), UPDATE_CONFIGS).await?;
     let body = ConfigBody::parse(&bytes, state.settings.delivery.allow_http)
         .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;

@@ -39,7 +39,7 @@ pub struct LogRecord {
     response_body: Option<String>,
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    fail_reason: Option<&'static str>,
     #[serde(serialize_with = "time")]
     created_at: UnixMillis,
     attempt_log: Vec<AttemptRecord>,
@@ -97,7 +97,7 @@ impl From<DeliveryView> for LogRecord {
             response_status: view.response_status,
             response_body: body.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
             error: view.error,
-            reason: view.reason.map(FailReason::as_str),
+            fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
             attempt_log: view.attempt_log.into_iter().map(AttemptRecord::from).collect(),
         }

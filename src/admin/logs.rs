@@ -28,7 +28,7 @@ async fn list(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<LogsAnswer>, ApiError> {
-    let caller = authenticate(&state, &headers, LIST, READ_LOGS)?;
+    let caller = authenticate(&state, &headers, LIST, READ_LOGS).await?;
     let parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(LIST, message))?;
     let configs = match parameters.config {
@@ -52,7 +52,7 @@ async fn one(
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<LogDetail>, ApiError> {
-    let caller = authenticate(&state, &headers, ONE, READ_LOGS)?;
+    let caller = authenticate(&state, &headers, ONE, READ_LOGS).await?;
     let malformed = |what: String| ApiError::bad_request(ONE, format!("path.deliveryId: {what}"));
     let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
     let id: DeliveryId = text.parse().map_err(|error: InvalidId| malformed(error.to_string()))?;

@@ -51,7 +51,7 @@ async fn publish_events(
     Extension(memory): Extension<Arc<MemoryWatch>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), PROCEDURE, PUBLISH)?;
+    let caller = authenticate(&state, request.headers(), PROCEDURE, PUBLISH).await?;
     let wait = parse_wait(request.uri().query())?;
     let bytes = read_body(request.into_body(), PROCEDURE).await?;
     let body =

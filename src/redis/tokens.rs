@@ -2,7 +2,7 @@
 //! Looking one up is [`super::directory`]'s.
 
 use super::configs::{AUDIT_MAX, CHANGES_MAX};
-use super::connection::{Redis, RedisError, Result};
+use super::connection::{During as _, Redis, RedisError, Result};
 use super::follower;
 use super::scripts;
 use crate::domain::clock::UnixMillis;
@@ -34,6 +34,19 @@ pub async fn create_token(
         serde_json::to_vec(&token).map_err(|error| RedisError::answer(operation, error.to_string()))?;
     put(redis, operation, &hash, &json, &token).await?;
     Ok((text, token))
+}
+
+/// The token with this hash, read from Redis itself; `None` when it does not exist, was revoked or cannot be read.
+///
+/// # Errors
+/// Redis's.
+pub async fn find_token(redis: &Redis, hash: &TokenHash) -> Result<Option<Token>> {
+    let operation = "looking for a token";
+    let mut connection = redis.pooled(operation).await?;
+    let mut command = redis::cmd("HGET");
+    command.arg(redis.keys().tokens()).arg(hash.as_str());
+    let stored: Option<Vec<u8>> = command.query_async(&mut connection).await.during(operation)?;
+    Ok(stored.and_then(|json| serde_json::from_slice(&json).ok()))
 }
 
 /// Lists tokens, the oldest first; of one organisation or, for the operator's command line, of all.

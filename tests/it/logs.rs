@@ -81,7 +81,7 @@ async fn an_edge_has_the_contracts_fields() {
             dead,
             "2026-05-01T09:00:00.002Z",
             json!({
-            "status": "failed", "reason": "exhausted", "attempts": 2,
+            "status": "failed", "failReason": "exhausted", "attempts": 2,
             "lastAttemptAt": "2026-05-01T09:00:00.190Z", "responseStatus": 503,
             "responseBody": "upstream busy",
             "attemptLog": [line(1, 503, "2026-05-01T09:00:00.190Z"), line(2, 503, "2026-05-01T09:00:00.190Z")] }),
@@ -90,7 +90,7 @@ async fn an_edge_has_the_contracts_fields() {
             evicted,
             "2026-05-01T09:00:00.001Z",
             json!({
-            "status": "failed", "reason": "refused", "attempts": 1,
+            "status": "failed", "failReason": "refused", "attempts": 1,
             "lastAttemptAt": "2026-05-01T09:00:00.090Z", "responseStatus": 404,
             "responseBody": "no such hook", "attemptLog": [line(1, 404, "2026-05-01T09:00:00.090Z")] }),
         ),
@@ -130,10 +130,10 @@ async fn rows_tell_the_whole_story_of_a_delivery_that_has_no_record() {
     let body = world.get("").await;
     assert_eq!(body["totalCount"], 3);
     let edges = body["edges"].as_array().unwrap();
-    assert_eq!(edges[0]["reason"], "backlog full");
+    assert_eq!(edges[0]["failReason"], "backlog full");
     assert_eq!((&edges[0]["attempts"], &edges[0]["lastAttemptAt"]), (&json!(0), &Value::Null));
     assert_eq!((&edges[0]["url"], &edges[0]["attemptLog"]), (&json!(CONFIG_URL), &json!([])));
-    assert_eq!((&edges[1]["reason"], &edges[1]["attempts"]), (&json!("expired"), &json!(1)));
+    assert_eq!((&edges[1]["failReason"], &edges[1]["attempts"]), (&json!("expired"), &json!(1)));
     assert_eq!(edges[1]["lastAttemptAt"], "2026-05-01T09:00:00.030Z");
     assert_eq!((&edges[1]["url"], &edges[1]["responseStatus"]), (&json!(ROW_URL), &json!(503)));
     assert_eq!(edges[1]["attemptLog"].as_array().unwrap().len(), 1);

@@ -123,6 +123,8 @@ for i = 0, count - 1 do
   answer[#answer + 1] = status
   answer[#answer + 1] = score
 end
+-- An empty queue needs no look: its place in due may lie as far ahead as the last claim's end.
+if redis.call('ZCARD', queue) == 0 then redis.call('ZREM', due, ARGV[1]) end
 answer[#answer + 1] = redis.call('ZCARD', failed)
 answer[#answer + 1] = tonumber(redis.call('HGET', size, 'failedBytes') or '0')
 return answer
