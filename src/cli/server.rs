@@ -50,8 +50,9 @@ impl ServerFlags {
         let answer = http::call(Call { method, url: &url, token, organisation, body }).await;
         let answer = answer.map_err(|error| {
             CliError::Failure(format!(
-                "cannot reach {} ({error}); is 'postrider serve' running there? (--server, POSTRIDER_URL)",
-                self.server
+                "cannot reach {} ({}); is 'postrider serve' running there? (--server, POSTRIDER_URL)",
+                self.server,
+                http::with_causes(&error)
             ))
         })?;
         judge(&answer)

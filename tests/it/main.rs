@@ -5,13 +5,11 @@
 
 mod arrivals;
 mod attempt;
-mod crash;
-mod embedded;
-mod log_tally;
 mod cli;
 mod cli_http;
 mod crash;
 mod embedded;
+mod log_tally;
 mod receiver;
 mod serving;
 mod stage;
