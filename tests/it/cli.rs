@@ -190,6 +190,13 @@ fn tokens_are_created_listed_and_revoked() {
     let plain = on(&space, &["token", "create", "--organisation", "o", "--role", "operator"]);
     assert_eq!(code(&plain), 0);
     assert_eq!(out(&plain).trim_end().len(), 68, "stdout holds the token alone");
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = program(&["token", "create", "--organisation", "o", "--role", "admin"]);
+    command.args(["--redis-url", &space.url, "--namespace", &space.namespace]);
+    let unseen = command.stdout(full).output().unwrap();
+    assert_eq!(code(&unseen), 1);
+    assert!(err(&unseen).contains("revoke it: postrider token revoke "), "{}", err(&unseen));
 }
 
 #[test]
