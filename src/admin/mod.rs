@@ -16,6 +16,9 @@ pub mod config_body;
 pub mod config_edit;
 pub mod configs;
 pub mod error;
+pub mod log_query;
+pub mod log_record;
+pub mod logs;
 pub mod ops;
 pub mod publish;
 pub mod publish_body;
@@ -41,8 +44,7 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
-    let resources = Router::new().merge(configs::routes()).merge(publish::routes());
-    // Mounted here once it exists: `.merge(logs::routes())`, whose paths begin with `/webhooks/logs`.
+    let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

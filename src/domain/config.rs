@@ -244,6 +244,10 @@ impl EndpointUrl {
         if text.len() > URL_MAX_BYTES {
             return invalid("expected a URL of at most 2048 bytes");
         }
+        // The URL standard's parser drops or encodes these silently; what is stored is then not what is sent to.
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return invalid("expected a URL without spaces and control characters");
+        }
         let Ok(parsed) = Url::parse(text) else { return invalid("expected an absolute https URL") };
         match parsed.scheme() {
             "https" => {}
@@ -426,6 +430,8 @@ mod tests {
             ("https://u:p@a/", "password"),
             ("https://a/#x", "fragment"),
             ("https://a:0/", "port"),
+            ("https://a/\n", "control"),
+            (" https://a/", "spaces"),
         ] {
             let error = EndpointUrl::new(url, false).unwrap_err();
             assert!(error.0.contains(word), "{url}: {error}");

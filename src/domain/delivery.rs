@@ -19,6 +19,9 @@ pub const RECORD_CONFIG_OFFSET: usize = 4;
 /// Byte offset of `next_attempt_at` in a record: scripts write it from Redis's `TIME`.
 pub const RECORD_NEXT_ATTEMPT_OFFSET: usize = 40;
 
+/// Bytes from a record's front that hold its [`RecordHead`]: the fixed fields and the longest event type.
+pub const RECORD_HEAD_MAX_BYTES: usize = 48 + 2 + super::config::EVENT_TYPE_MAX_BYTES;
+
 /// Attempts of which a record and a final log row keep a summary; the oldest go first.
 pub const HISTORY_MAX: usize = 16;
 
@@ -142,6 +145,29 @@ pub struct DeliveryRecord {
     pub tried: Tried,
     /// The bytes to send.
     pub body: RecordBody,
+}
+
+/// The front of a record: what a reader of many needs, without answers and bodies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordHead {
+    /// Queued or failed.
+    pub standing: Standing,
+    /// The config that it goes to.
+    pub config: ConfigId,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Those of them that were asked for by hand.
+    pub by_hand: u32,
+    /// When the delivery came to be.
+    pub created_at: UnixMillis,
+    /// When the last attempt began.
+    pub last_at: Option<UnixMillis>,
+    /// When it is due.
+    pub next_attempt_at: UnixMillis,
+    /// The event's type.
+    pub event_type: Arc<str>,
+    /// Whether the body lies under `body:<stream id>`.
+    apart: bool,
 }
 
 // === impl Tried ===
@@ -301,6 +327,64 @@ impl DeliveryRecord {
     /// When the bytes are not a record of a version that this program knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
+        let head = RecordHead::take(&mut input)?;
+        let traceparent = Some(input.text()?).filter(|text| !text.is_empty()).map(Arc::from);
+        let last = take_last(&mut input, head.last_at.unwrap_or_default())?;
+        let history = take_history(&mut input)?;
+        let body = if head.apart {
+            RecordBody::Apart(input.u32()?)
+        } else {
+            RecordBody::Inline(Bytes::copy_from_slice(input.bytes()?))
+        };
+        let tried = Tried { attempts: head.attempts, by_hand: head.by_hand, last, history };
+        Ok(Self {
+            standing: head.standing,
+            config: head.config,
+            created_at: head.created_at,
+            next_attempt_at: head.next_attempt_at,
+            event_type: head.event_type,
+            traceparent,
+            tried,
+            body,
+        })
+    }
+
+    /// The record's front.
+    #[must_use]
+    pub fn head(&self) -> RecordHead {
+        RecordHead {
+            standing: self.standing,
+            config: self.config,
+            attempts: self.tried.attempts,
+            by_hand: self.tried.by_hand,
+            created_at: self.created_at,
+            last_at: self.tried.last.as_ref().map(|last| last.at),
+            next_attempt_at: self.next_attempt_at,
+            event_type: Arc::clone(&self.event_type),
+            apart: matches!(self.body, RecordBody::Apart(_)),
+        }
+    }
+
+    fn inline_len(&self) -> usize {
+        match &self.body {
+            RecordBody::Inline(body) => body.len(),
+            RecordBody::Apart(_) => 0,
+        }
+    }
+}
+
+// === impl RecordHead ===
+
+impl RecordHead {
+    /// Unpacks the head from a record, or from its first [`RECORD_HEAD_MAX_BYTES`].
+    ///
+    /// # Errors
+    /// As [`DeliveryRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::take(&mut Reader::new(bytes))
+    }
+
+    fn take(input: &mut Reader<'_>) -> Result<Self, Malformed> {
         if input.u8()? != RECORD_VERSION {
             return Err(input.malformed("record version 1"));
         }
@@ -311,30 +395,17 @@ impl DeliveryRecord {
             (1, Some(reason)) => Standing::Failed(reason),
             _ => return Err(input.malformed("standing")),
         };
-        let apart = input.u8()? != 0;
-        let config = ConfigId::from_bytes(input.array()?);
-        let (attempts, by_hand) = (input.u32()?, input.u32()?);
-        let created_at = UnixMillis(input.u64()?);
-        let last_at = UnixMillis(input.u64()?);
-        let next_attempt_at = UnixMillis(input.u64()?);
-        let event_type = Arc::from(input.text()?);
-        let traceparent = Some(input.text()?).filter(|text| !text.is_empty()).map(Arc::from);
-        let last = take_last(&mut input, last_at)?;
-        let history = take_history(&mut input)?;
-        let body = if apart {
-            RecordBody::Apart(input.u32()?)
-        } else {
-            RecordBody::Inline(Bytes::copy_from_slice(input.bytes()?))
-        };
-        let tried = Tried { attempts, by_hand, last, history };
-        Ok(Self { standing, config, created_at, next_attempt_at, event_type, traceparent, tried, body })
-    }
-
-    fn inline_len(&self) -> usize {
-        match &self.body {
-            RecordBody::Inline(body) => body.len(),
-            RecordBody::Apart(_) => 0,
-        }
+        Ok(Self {
+            standing,
+            apart: input.u8()? != 0,
+            config: ConfigId::from_bytes(input.array()?),
+            attempts: input.u32()?,
+            by_hand: input.u32()?,
+            created_at: UnixMillis(input.u64()?),
+            last_at: Some(input.u64()?).filter(|at| *at != 0).map(UnixMillis),
+            next_attempt_at: UnixMillis(input.u64()?),
+            event_type: Arc::from(input.text()?),
+        })
     }
 }
 
@@ -426,6 +497,8 @@ mod tests {
             let packed = record.encode();
             prop_assert_eq!(&packed[RECORD_CONFIG_OFFSET..RECORD_CONFIG_OFFSET + 12], &[7; 12]);
             prop_assert_eq!(&packed[RECORD_NEXT_ATTEMPT_OFFSET..RECORD_NEXT_ATTEMPT_OFFSET + 8], &9_u64.to_be_bytes());
+            let head = RecordHead::decode(&packed[..packed.len().min(RECORD_HEAD_MAX_BYTES)]).unwrap();
+            prop_assert_eq!(head, record.head());
             prop_assert_eq!(DeliveryRecord::decode(&packed), Ok(record));
         }
 

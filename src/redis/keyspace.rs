@@ -77,3 +77,36 @@ pub async fn find_shards(link: &Link) -> Result<Option<Vec<ShardKeys>>> {
 pub fn all_shards(keys: &Keys, count: u16) -> Vec<ShardKeys> {
     (0..count).map(|number| keys.shard(ShardNumber(number))).collect()
 }
+
+/// Checks that the server can be used at all: version 7.0 or later, nothing evicted, no Cluster.
+///
+/// # Errors
+/// Redis's, or which of these is not so and what to change.
+pub async fn check_server(link: &Link, allow_eviction: bool) -> Result<()> {
+    let operation = "checking the Redis server";
+    let setting = |what: String| Err(RedisError { operation, cause: Cause::Setting(what) });
+    let info: String = link.query(operation, cmd("INFO").arg("everything")).await?;
+    let value = |name: &str| {
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+    };
+    let version = value("redis_version");
+    let major: u32 = version.split('.').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+    if major < 7 {
+        return setting(format!("redis_version is {version}; 7.0 or later is needed"));
+    }
+    if value("cluster_enabled") == "1" {
+        return setting("cluster_enabled is 1; Redis Cluster is not supported yet".into());
+    }
+    let policy = value("maxmemory_policy");
+    if policy != "noeviction" && !allow_eviction {
+        return setting(format!(
+            "maxmemory-policy is {policy}, so Redis may drop events and queues when it is full; set it to noeviction \
+             (CONFIG SET maxmemory-policy noeviction, and in redis.conf), or go on at your own risk with \
+             --allow-eviction"
+        ));
+    }
+    if value("maxmemory") == "0" {
+        tracing::warn!("maxmemory is 0: nothing keeps Redis from using all memory; set it, with noeviction");
+    }
+    Ok(())
+}

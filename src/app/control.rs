@@ -1,0 +1,188 @@
+//! The control side of a running replica: what follows Redis for everybody, the workers, the admin API.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use super::{AppError, build};
+use crate::admin::ops::Readiness;
+use crate::admin::{self, state::AdminState};
+use crate::attempt::Egress;
+use crate::domain::clock::Clock;
+use crate::domain::config::StoredConfig;
+use crate::domain::ids::ConfigId;
+use crate::intake::ReadTurn;
+use crate::lanes::Permits;
+use crate::metrics::WalkMetrics;
+use crate::redis::connection::Redis;
+use crate::redis::directory::{ConfigSet, Directory};
+use crate::redis::keys::ShardKeys;
+use crate::redis::{events, keyspace};
+use crate::retry::Visits;
+use crate::routing::Snapshot;
+use crate::settings::Settings;
+use crate::worker::{Drained, Shared, duties_of, spawn};
+
+/// Readiness is looked at this often.
+const READINESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Redis counts as away when the follower, which asks every second, had no answer for this long.
+const REDIS_AWAY_AFTER: Duration = Duration::from_millis(2_500);
+
+/// A running replica.
+pub(super) struct Control {
+    shared: Arc<Shared>,
+    directory: Arc<Directory>,
+    control_stopped: watch::Receiver<bool>,
+    stop_workers: watch::Sender<bool>,
+    workers: Vec<JoinHandle<Drained>>,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Opens the keyspace, reads the configs whole, starts the workers.
+    pub(super) async fn start(
+        settings: &Arc<Settings>,
+        redis: Redis,
+        readiness: &Arc<Readiness>,
+        control_stopped: watch::Receiver<bool>,
+    ) -> Result<Self, AppError> {
+        let link = redis.link();
+        let shards: Arc<[ShardKeys]> = keyspace::open(&link, settings.redis.shards).await?.into();
+        for keys in shards.iter() {
+            events::ensure_group(&link, keys).await?;
+        }
+        let directory = Arc::new(Directory::new());
+        let (follower, follow_redis, follow_stop) =
+            (Arc::clone(&directory), redis.clone(), control_stopped.clone());
+        tokio::spawn(async move { follower.follow(&follow_redis, follow_stop).await });
+        let shared = Arc::new(share(settings, redis, shards)?);
+        let mut configs = directory.subscribe();
+        // The sender lives in the directory, which this function holds.
+        let _ = configs.wait_for(|set| set.complete).await;
+        follow_configs(&shared, configs, control_stopped.clone());
+        let (stop_workers, stopped) = watch::channel(false);
+        let count = settings.process.workers.max(1);
+        let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
+        let workers = (0..count)
+            .map(|worker| {
+                spawn(Arc::clone(&shared), worker, duties_of(worker, count, shard_count), stopped.clone())
+            })
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(|error| build("worker threads", error))?;
+        watch_readiness(readiness, &shared, &directory);
+        Ok(Self { shared, directory, control_stopped, stop_workers, workers })
+    }
+
+    /// Serves the admin API, where this replica has that role.
+    pub(super) fn serve_admin(&self, listener: Option<TcpListener>) {
+        let Some(listener) = listener else { return };
+        let state = AdminState {
+            redis: self.shared.redis.clone(),
+            shards: Arc::clone(&self.shared.shards),
+            directory: Arc::clone(&self.directory),
+            settings: Arc::clone(&self.shared.settings),
+            clock: Arc::clone(&self.shared.clock),
+        };
+        tokio::spawn(admin::server::serve(listener, admin::router(state), self.control_stopped.clone()));
+    }
+
+    /// Lets the workers drain, and says how that went.
+    pub(super) async fn drain(self) {
+        self.stop_workers.send_replace(true);
+        let workers = self.workers;
+        let joined = tokio::task::spawn_blocking(move || {
+            workers.into_iter().map(|worker| worker.join().unwrap_or_default()).collect::<Vec<_>>()
+        });
+        let drained = joined.await.unwrap_or_default();
+        let given_up: usize = drained.iter().map(|worker| worker.given_up).sum();
+        if drained.iter().all(|worker| worker.clean) {
+            tracing::info!(given_up, "drained");
+        } else {
+            tracing::warn!(
+                given_up,
+                "drained, but not everything could be written: another replica takes it over"
+            );
+        }
+    }
+}
+
+fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
+    let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
+    let start: [u8; 8] = rand::random();
+    Ok(Shared {
+        start: start.iter().map(|byte| format!("{byte:02x}")).collect(),
+        redis,
+        settings: Arc::clone(settings),
+        clock: Arc::new(Clock::default()),
+        snapshot: Arc::new(ArcSwap::default()),
+        permits: Permits::new(&settings.limits),
+        turns: shards.iter().map(|_| Arc::new(ReadTurn::default())).collect(),
+        due_soon: shards.iter().map(|_| Notify::new()).collect(),
+        visits: Arc::new(Visits::default()),
+        egress: Arc::new(egress),
+        metrics: WalkMetrics::new(),
+        leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
+        shards,
+    })
+}
+
+/// Replaces the snapshot whenever a config changes, and asks for a visit to every config that changed: one that
+/// was resumed has deliveries on hold, one that is gone or deleted has a queue to fail.
+fn follow_configs(
+    shared: &Arc<Shared>,
+    mut configs: watch::Receiver<Arc<ConfigSet>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let first = configs.borrow_and_update().clone();
+    shared.snapshot.store(Arc::new(Snapshot::build(first.by_id.values(), &Snapshot::default())));
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let mut known = first;
+        loop {
+            tokio::select! {
+                changed = configs.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let set = configs.borrow_and_update().clone();
+            let snapshot = Snapshot::build(set.by_id.values(), &shared.snapshot.load());
+            shared.snapshot.store(Arc::new(snapshot));
+            for config in changed_between(&known, &set) {
+                shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));
+            }
+            shared.due_soon.iter().for_each(Notify::notify_one);
+            known = set;
+        }
+    });
+}
+
+fn changed_between(before: &ConfigSet, after: &ConfigSet) -> HashSet<ConfigId> {
+    let same = |id: &ConfigId, stored: &Arc<StoredConfig>| {
+        before.by_id.get(id).is_some_and(|known| Arc::ptr_eq(known, stored))
+    };
+    after.by_id.iter().filter(|(id, stored)| !same(id, stored)).map(|(id, _)| *id).collect()
+}
+
+/// Keeps the latches of readiness: Redis answers, the configs are known, every worker holds its leases.
+fn watch_readiness(readiness: &Arc<Readiness>, shared: &Arc<Shared>, directory: &Arc<Directory>) {
+    let redis = readiness.latch("redis");
+    let configs = readiness.latch("configs");
+    let leases = readiness.latch("leases");
+    let (shared, directory) = (Arc::downgrade(shared), Arc::clone(directory));
+    tokio::spawn(async move {
+        while let Some(shared) = shared.upgrade() {
+            redis.set(directory.last_seen().is_some_and(|at| at.elapsed() < REDIS_AWAY_AFTER));
+            configs.set(directory.is_complete());
+            leases.set(shared.leased.iter().all(|leased| leased.load(Ordering::Relaxed)));
+            drop(shared);
+            tokio::time::sleep(READINESS_EVERY).await;
+        }
+    });
+}

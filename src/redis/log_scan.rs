@@ -1,0 +1,226 @@
+//! A scan of attempt logs from the newest page back, over several configs and shards at once, within a budget.
+//!
+//! Each round is one pipeline of small reads; where one log is left, it gets the whole round.
+
+use redis::aio::MultiplexedConnection;
+
+use super::connection::Result;
+use super::delivery_read::LogSource;
+use super::log_read::{self, PageRequest, ReadPage};
+use crate::domain::clock::UnixMillis;
+use crate::domain::ids::{DeliveryId, StreamId};
+use crate::domain::log_merge::{PlacedRow, Position};
+
+/// What a scan may read in all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Rows.
+    pub(super) rows: usize,
+    /// Bytes of packed pages.
+    pub(super) bytes: usize,
+}
+
+/// Pages of the first round over all logs: enough for a first page of results of any organisation (an answer
+/// has at most 100 deliveries), 4 MiB if every page is full.
+const ROUND_PAGES_FIRST: usize = 256;
+
+/// Pages of the largest round: 16 MiB if every page is full.
+const ROUND_PAGES_MAX: usize = 1_024;
+
+/// How far a row's time may lie after its page's: replicas correct their clocks by Redis's at each renewal of
+/// a lease, and a machine's clock is not off by more between two.
+const CLOCK_SLACK_MS: u64 = 60_000;
+
+/// The logs of a query and what was read of them.
+pub(super) struct Scan<'a> {
+    sources: Vec<ScannedSource<'a>>,
+    /// Rows that were read and are kept, by config.
+    pub(super) rows: Vec<Vec<PlacedRow>>,
+    since: Option<UnixMillis>,
+    only: Option<DeliveryId>,
+    rows_read: usize,
+    bytes_read: usize,
+    pages_read: usize,
+    round_pages: usize,
+    /// Pages that cannot be understood.
+    pub(super) unreadable: usize,
+    /// When the oldest row that was read was made.
+    oldest: Option<UnixMillis>,
+}
+
+struct ScannedSource<'a> {
+    source: LogSource<'a>,
+    config: usize,
+    below: Option<StreamId>,
+    end: End,
+}
+
+/// How far a log was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// There may be more.
+    Open,
+    /// To its oldest page.
+    Reached,
+    /// As far as the query needs.
+    Enough,
+}
+
+// === impl Scan ===
+
+impl<'a> Scan<'a> {
+    /// Nothing read yet. `sources` come with the index of their config. Pages that lie before `since` are not
+    /// needed; with `only`, rows of other deliveries are read and forgotten.
+    pub(super) fn new(
+        sources: &[(usize, LogSource<'a>)],
+        since: Option<UnixMillis>,
+        only: Option<DeliveryId>,
+    ) -> Self {
+        let configs = sources.iter().map(|(config, _)| config + 1).max().unwrap_or(0);
+        let unread = |(config, source): &(usize, LogSource<'a>)| ScannedSource {
+            source: *source,
+            config: *config,
+            below: None,
+            end: End::Open,
+        };
+        Self {
+            sources: sources.iter().map(unread).collect(),
+            rows: (0..configs).map(|_| Vec::new()).collect(),
+            since,
+            only,
+            rows_read: 0,
+            bytes_read: 0,
+            pages_read: 0,
+            round_pages: ROUND_PAGES_FIRST,
+            unreadable: 0,
+            oldest: None,
+        }
+    }
+
+    /// Whether every log was read as far as the query needs.
+    pub(super) fn is_complete(&self) -> bool {
+        self.sources.iter().all(|source| source.end != End::Open)
+    }
+
+    /// The place down to which everything was read: what stands at or above it cannot be overtaken.
+    pub(super) fn frontier(&self) -> Position {
+        let open = self.sources.iter().filter(|source| source.end == End::Open);
+        let newest_unread =
+            open.map(|source| source.below.unwrap_or(StreamId { ms: u64::MAX, seq: u64::MAX }));
+        newest_unread.max().map_or_else(Position::default, |page| Position { page, row: 0 })
+    }
+
+    /// Reads until the budget is spent or nothing is left.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn read(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        budget: Budget,
+    ) -> Result<()> {
+        while self.rows_read < budget.rows && self.bytes_read < budget.bytes {
+            let chosen = self.open_sources();
+            if chosen.is_empty() {
+                return Ok(());
+            }
+            let count = (self.affordable_pages(budget) / chosen.len()).max(1);
+            let requests: Vec<PageRequest<'a>> = chosen
+                .iter()
+                .map(|index| &self.sources[*index])
+                .map(|scanned| PageRequest { source: scanned.source, below: scanned.below, count })
+                .collect();
+            let replies = log_read::pages(connection, &requests).await?;
+            for (index, pages) in chosen.into_iter().zip(replies) {
+                self.take(index, pages, count);
+            }
+            self.round_pages = (self.round_pages * 2).min(ROUND_PAGES_MAX);
+        }
+        Ok(())
+    }
+
+    /// When the oldest row was made that the logs still hold.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn oldest_row(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Option<UnixMillis>> {
+        let unread = self.sources.iter().filter(|source| source.end != End::Reached);
+        let unread: Vec<LogSource<'a>> = unread.map(|source| source.source).collect();
+        let pages = log_read::oldest_pages(connection, &unread).await?;
+        Ok(pages.iter().map(oldest_of).chain(self.oldest).min())
+    }
+
+    /// The logs that are not read to their end, those with the newest unread pages first, as many as a round
+    /// takes.
+    fn open_sources(&self) -> Vec<usize> {
+        let open = self.sources.iter().enumerate().filter(|(_, source)| source.end == End::Open);
+        let mut open: Vec<usize> = open.map(|(index, _)| index).collect();
+        if open.len() > ROUND_PAGES_MAX {
+            open.sort_by_key(|index| {
+                let below = self.sources[*index].below;
+                (below.is_some(), std::cmp::Reverse(below))
+            });
+            open.truncate(ROUND_PAGES_MAX);
+        }
+        open
+    }
+
+    /// How many pages of the size met so far the rest of the budget pays for.
+    fn affordable_pages(&self, budget: Budget) -> usize {
+        if self.pages_read == 0 {
+            return self.round_pages;
+        }
+        let pages_for = |left: usize, spent: usize| left.saturating_mul(self.pages_read) / spent.max(1) + 1;
+        let by_rows = pages_for(budget.rows.saturating_sub(self.rows_read), self.rows_read);
+        let by_bytes = pages_for(budget.bytes.saturating_sub(self.bytes_read), self.bytes_read);
+        self.round_pages.min(by_rows).min(by_bytes)
+    }
+
+    fn take(&mut self, index: usize, pages: Vec<ReadPage>, asked: usize) {
+        if pages.len() < asked {
+            self.sources[index].end = End::Reached;
+        }
+        for page in pages {
+            self.pages_read += 1;
+            self.bytes_read += page.bytes;
+            self.sources[index].below = Some(page.id);
+            self.oldest = self.oldest.into_iter().chain([oldest_of(&page)]).min();
+            self.take_rows(index, page);
+        }
+        let scanned = &mut self.sources[index];
+        if let (Some(since), Some(below), End::Open) = (self.since, scanned.below, scanned.end)
+            && below.ms.saturating_add(CLOCK_SLACK_MS) < since.0
+        {
+            scanned.end = End::Enough;
+        }
+    }
+
+    fn take_rows(&mut self, index: usize, read: ReadPage) {
+        let Some(page) = read.page else {
+            self.unreadable += 1;
+            // It costs what a row does, so that the budget bounds the pages too.
+            self.rows_read += 1;
+            return;
+        };
+        self.rows_read += page.rows.len();
+        for (place, row) in page.rows.into_iter().enumerate() {
+            if self.only.is_some_and(|only| only != row.delivery) {
+                continue;
+            }
+            // What lies before a delivery's first attempt is at most its parking.
+            if self.only.is_some() && row.attempt == 1 && row.is_attempt() {
+                self.sources[index].end = End::Enough;
+            }
+            let position = Position { page: read.id, row: place };
+            self.rows[self.sources[index].config].push(PlacedRow { position, key: page.key, row });
+        }
+    }
+}
+
+fn oldest_of(read: &ReadPage) -> UnixMillis {
+    let rows = read.page.iter().flat_map(|page| &page.rows);
+    rows.map(|row| row.at).min().unwrap_or(UnixMillis(read.id.ms))
+}
