@@ -13,7 +13,6 @@ mod control_scripts;
 mod crash;
 mod directory;
 mod embedded;
-mod log_tally;
 mod log_bounds;
 mod log_tally;
 mod log_world;
