@@ -122,7 +122,8 @@ fn logs_are_filtered_and_shown() {
 fn one_delivery_is_shown_with_its_attempts() {
     let id = "dlv_00000000000000000000000000";
     let body = format!(
-        r#"{{"deliveryId":"{id}","status":"failed","payload":"{{\"event\":\"a.b\"}}","attemptLog":[
+        r#"{{"deliveryId":"{id}","status":"failed","payload":{{"n":123456789012345678901234567890}},
+            "payloadRaw":"{{\"event\":\"a.b\"}}","attemptLog":[
             {{"attempt":1,"success":false,"responseStatus":503,"createdAt":"2026-05-01T09:00:01.000Z"}}]}}"#
     );
     let (url, request) = server("200 OK", &body);
@@ -130,7 +131,12 @@ fn one_delivery_is_shown_with_its_attempts() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(request.join().unwrap().starts_with(&format!("GET /api/v2/admin/webhooks/logs/{id} HTTP/1.1")));
     let shown = text(&output.stdout);
-    assert!(shown.contains("status: failed") && shown.contains("503") && shown.contains("a.b"), "{shown}");
+    assert!(shown.contains("status: failed") && shown.contains("503"), "{shown}");
+    assert!(shown.contains("payload: {\"event\":\"a.b\"}\n"), "{shown}");
+
+    let (url, _request) = server("200 OK", &body);
+    let output = run(&url, &["logs", "show", id, "--output", "json"]);
+    assert_eq!(text(&output.stdout), format!("{body}\n"), "a script gets what the server wrote");
 }
 
 /// A server with a certificate of its own for 127.0.0.1: gives its URL and the certificate.
