@@ -4,9 +4,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
 mod arrivals;
-mod crash;
-mod embedded;
-mod log_tally;
 mod attempt;
 mod cli;
 mod cli_http;
