@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::error::CliError;
 use super::http::Method;
@@ -44,7 +44,7 @@ pub(super) struct PutArgs {
     #[arg(long, value_delimiter = ',')]
     events: Vec<String>,
     /// What signs the deliveries; made by the server where there is none yet
-    #[arg(long, env = "POSTRIDER_CONFIG_SECRET", hide_env_values = true)]
+    #[arg(long)]
     secret: Option<String>,
     /// Pause it
     #[arg(long)]
@@ -77,12 +77,14 @@ impl PutArgs {
         };
         set("id", self.id.as_deref().map(Value::from));
         set("url", self.url.as_deref().map(Value::from));
-        set("events", (!self.events.is_empty()).then(|| json!(self.events)));
+        set("events", (!self.events.is_empty()).then(|| Value::from(self.events.clone())));
         set("secret", self.secret.as_deref().filter(|text| !text.is_empty()).map(Value::from));
-        set("active", self.inactive.then(|| json!(false)));
+        set("active", self.inactive.then_some(Value::Bool(false)));
         set("maxRetries", self.max_retries.map(Value::from));
-        let headers = self.headers.iter().map(|line| header(line)).collect::<Result<Map<_, _>, _>>()?;
-        set("headers", (!headers.is_empty()).then(|| Value::Object(headers)));
+        if !self.headers.is_empty() {
+            let headers = self.headers.iter().map(|line| header(line)).collect::<Result<_, _>>()?;
+            config.insert("headers".into(), Value::Object(headers));
+        }
         Ok(Value::Object(config).to_string().into_bytes())
     }
 }

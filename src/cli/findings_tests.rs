@@ -1,3 +1,5 @@
+//! Each fault is made alone in the facts about a good Redis, and has to be found.
+
 use super::*;
 use crate::domain::ids::StreamId;
 use crate::redis::doctor::GroupFacts;

@@ -133,6 +133,6 @@ mod tests {
     fn columns_align_and_escapes_do_not_reach_the_terminal() {
         let mut table = TextTable::new(&["ID", "STATE"]);
         table.row(["a\u{1b}[2J".into(), "ok".into()]);
-        assert_eq!(table.to_string(), "ID      STATE\na\u{fffd}[2J   ok\n");
+        assert_eq!(table.to_string(), "ID     STATE\na\u{fffd}[2J  ok\n");
     }
 }

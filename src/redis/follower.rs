@@ -29,6 +29,9 @@ const CHANGES_COUNT: usize = 1_000;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// Fields of a hash with their values, as `HSCAN` answers them.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// How often the follower looks.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -246,8 +249,7 @@ pub(super) async fn scan(
     loop {
         let mut command = redis::cmd("HSCAN");
         command.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
-        let (next, fields): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
-            command.query_async(connection).await.during(operation)?;
+        let (next, fields): (u64, Fields) = command.query_async(connection).await.during(operation)?;
         for (field, raw) in &fields {
             take(&String::from_utf8_lossy(field), raw);
         }

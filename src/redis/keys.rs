@@ -1,9 +1,10 @@
 //! Every key of the keyspace is one function; beside each stands its type (docs/REDIS.md, "Keys").
 
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId, ShardNumber, StreamId};
+use crate::settings::redis::is_namespace;
 
 /// Most shards of a keyspace.
-pub const SHARDS_MAX: u16 = 64;
+pub const SHARDS_MAX: u16 = crate::settings::redis::SHARDS_MAX;
 
 /// The name of the consumer group on every `events` stream.
 pub const GROUP: &str = "dispatchers";
@@ -29,9 +30,7 @@ impl Keys {
     /// The keyspace under `namespace`: 1 to 64 of `[A-Za-z0-9_.-]`; `None` otherwise.
     #[must_use]
     pub fn new(namespace: &str) -> Option<Self> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        let fits = (1..=64).contains(&namespace.len()) && namespace.bytes().all(allowed);
-        fits.then(|| Self { namespace: namespace.to_owned() })
+        is_namespace(namespace).then(|| Self { namespace: namespace.to_owned() })
     }
 
     /// The keys of `shard`.

@@ -6,8 +6,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Settings;
+use super::rules::{self, CONNECT_TIMEOUT_MIN};
 use super::table::{Setting, TABLE};
-use super::{Settings, rules};
 
 /// Where values come from.
 #[derive(Clone, Debug, Default)]
@@ -70,12 +71,13 @@ struct Reading<'a> {
 }
 
 /// Variables that are not settings: those of the commands that speak HTTP, and the file's path.
-const OTHER_VARIABLES: [&str; 5] = [
+const OTHER_VARIABLES: [&str; 6] = [
     "POSTRIDER_SETTINGS",
     "POSTRIDER_URL",
     "POSTRIDER_TOKEN",
     "POSTRIDER_ORGANISATION",
     "POSTRIDER_DEDUPE_REDIS_URL",
+    "POSTRIDER_RECEIVE_SECRET",
 ];
 
 // === impl Sources ===
@@ -218,7 +220,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Defaults that follow another setting.
+    /// Defaults that follow another setting; valid ones, so that a mistake in that other is told once.
     fn derive(&mut self) {
         let given = |name| self.origins.contains_key(name);
         let (drain, connect) = (given("drain-timeout"), given("connect-timeout"));
@@ -228,10 +230,11 @@ impl Reading<'_> {
             delivery.drain_timeout = delivery.request_timeout.saturating_add(Duration::from_secs(5));
         }
         if !connect {
-            delivery.connect_timeout = delivery.connect_timeout.min(delivery.request_timeout);
+            delivery.connect_timeout =
+                delivery.connect_timeout.min(delivery.request_timeout).max(CONNECT_TIMEOUT_MIN);
         }
         if !per_config {
-            limits.config_in_flight_max = limits.config_in_flight_max.min(limits.in_flight_max);
+            limits.config_in_flight_max = limits.config_in_flight_max.min(limits.in_flight_max).max(1);
         }
     }
 
@@ -242,6 +245,7 @@ impl Reading<'_> {
                 let place = self.place_of(setting);
                 let problem = format!("is {}", (setting.show)(&self.settings));
                 self.mistake(place, problem, &broken.expected);
+                self.mistaken.push(setting.name);
             }
         }
     }

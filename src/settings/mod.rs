@@ -1,7 +1,7 @@
 //! Every setting of the process as one validated value, one file per section.
 //!
 //! Owns: names, defaults, units, reasons (`table`), and the order file < environment < flags (`load`).
-//! May use: `domain`, and of `redis` only the shape of a namespace and the number of shards.
+//! May use: `domain`.
 //! Reading reports every mistake at once; what exists is valid.
 
 pub mod delivery;

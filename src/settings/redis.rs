@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::words::redis_url;
 
+/// Most shards of a keyspace: their tags fill so many bands of Redis Cluster's slots.
+pub const SHARDS_MAX: u16 = 64;
+
 /// Redis settings.
 #[derive(Clone)]
 pub struct RedisSettings {
@@ -49,4 +52,11 @@ impl fmt::Debug for RedisSettings {
             .field("lease", lease)
             .finish()
     }
+}
+
+/// Whether keys can begin with `text`: no character that separates the parts of a key, or makes a hash tag.
+#[must_use]
+pub fn is_namespace(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }

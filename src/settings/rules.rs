@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::Settings;
+use super::redis::SHARDS_MAX;
 use crate::domain::event::DATA_MAX_BYTES;
-use crate::redis::keys::SHARDS_MAX;
 
 /// A rule that does not hold.
 pub struct Broken {
@@ -17,6 +17,9 @@ pub struct Broken {
 
 /// Longest deadline of one attempt: a claim lasts as long, and a crash is noticed only after it.
 const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// Shortest deadline over connect and TLS.
+pub const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Checks every rule.
 #[must_use]
@@ -55,7 +58,7 @@ fn delivery(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], St
     let (request, connect) = (delivery.request_timeout, delivery.connect_timeout);
     let range = Duration::from_millis(10)..=REQUEST_TIMEOUT_MAX;
     rule(range.contains(&request), &["request-timeout"], "10ms to 10m".into());
-    rule(connect >= Duration::from_millis(1), &["connect-timeout"], "at least 1ms".into());
+    rule(connect >= CONNECT_TIMEOUT_MIN, &["connect-timeout"], "at least 1ms".into());
     let inside = "at most request-timeout, which connecting is part of".into();
     rule(connect <= request, &["connect-timeout", "request-timeout"], inside);
 }

@@ -8,12 +8,16 @@ pub mod redis_url {
     pub const UNIT: &str = "URL";
     /// What the text has to be.
     pub const EXPECTED: &str =
-        "redis://[user:password@]host[:port][/db], rediss://... for TLS, or unix:///path/to/socket";
+        "redis://[user:password@]host[:port][/db], rediss://... for TLS, unix:///path/to/socket, or embedded";
+    const EMBEDDED: &str = "embedded";
     const MASK: &str = "****";
 
     /// # Errors
     /// What is wrong with the text, without the text: it may hold a password.
     pub fn parse(text: &str) -> Result<Option<String>, String> {
+        if text.trim() == EMBEDDED {
+            return Ok(None);
+        }
         let url = Url::parse(text.trim()).map_err(|error| format!("is no URL ({error})"))?;
         match url.scheme() {
             "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("has no host".into()),
@@ -27,7 +31,7 @@ pub mod redis_url {
     /// The URL with its password masked, or `embedded`.
     #[must_use]
     pub fn show(value: &Option<String>) -> String {
-        value.as_deref().map_or_else(|| "embedded".into(), mask)
+        value.as_deref().map_or_else(|| EMBEDDED.into(), mask)
     }
 
     /// `url` with its password masked, whether before the host or in the query of a socket's URL.
@@ -54,7 +58,7 @@ pub mod redis_url {
 
 /// A namespace of the keyspace.
 pub mod namespace {
-    use crate::redis::keys::Keys;
+    use crate::settings::redis::is_namespace;
 
     /// The unit, for people.
     pub const UNIT: &str = "text";
@@ -64,10 +68,7 @@ pub mod namespace {
     /// # Errors
     /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<String, String> {
-        match Keys::new(text) {
-            Some(_) => Ok(text.to_owned()),
-            None => Err(format!("{text:?} cannot begin a key")),
-        }
+        if is_namespace(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} cannot begin a key")) }
     }
 
     /// As it is.

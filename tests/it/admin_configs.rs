@@ -84,6 +84,17 @@ async fn a_single_object_is_made_changed_and_shown() {
         .unwrap();
     assert!(stored.contains("\"credential\"") && stored.contains(secret), "{stored}");
 
+    // What was changed, and by whom, is written down without secrets.
+    let audit: redis::Value = redis::cmd("XRANGE")
+        .arg(format!("{}:{{control}}:audit", space.namespace))
+        .arg("-")
+        .arg("+")
+        .query(&mut space.raw())
+        .unwrap();
+    let audit = format!("{audit:?}");
+    assert!(audit.contains("configs: 1 created, 0 changed, 0 deleted") && audit.contains("org_1"), "{audit}");
+    assert!(!audit.contains(&secret[6..]) && !audit.contains("credential"), "{audit}");
+
     // Two configs cannot share a URL, for the URL is what finds them.
     let mut clash = body("https://c.example/");
     clash["id"] = other["id"].clone();
@@ -273,6 +284,16 @@ async fn unknown_routes_and_methods_answer_in_the_envelope() {
     let allowed = answer.headers["allow"].to_str().unwrap().to_owned();
     assert!(allowed.contains("GET") && allowed.contains("PUT"), "{allowed}");
     answer.refused(405, "METHOD_NOT_SUPPORTED", "unknown");
+}
+
+#[tokio::test]
+async fn what_is_over_the_limit_of_requests_is_told_to_come_back() {
+    let mut settings = postrider::settings::Settings::default();
+    settings.limits.admin_requests_max = 0;
+    let server = AdminServer::start_with(TestSpace::new().redis(), settings).await;
+    let answer = server.nobody().get(CONFIGS).await;
+    assert_eq!(answer.headers["retry-after"], "1");
+    answer.refused(503, "SERVICE_UNAVAILABLE", "unknown");
 }
 
 #[tokio::test]

@@ -41,7 +41,6 @@ fn run(url: &str, arguments: &[&str]) -> Output {
         .env("POSTRIDER_URL", url)
         .env("POSTRIDER_TOKEN", "prt_secret")
         .env_remove("POSTRIDER_ORGANISATION")
-        .env_remove("POSTRIDER_CONFIG_SECRET")
         .stdin(Stdio::null())
         .output()
         .unwrap()

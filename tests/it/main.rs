@@ -2,32 +2,30 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod admin_configs;
 mod arrivals;
 mod attempt;
 mod cli;
 mod cli_http;
+mod control_scripts;
 mod crash;
+mod directory;
 mod embedded;
+mod log_bounds;
+mod log_tally;
+mod log_world;
+mod logs;
+mod ops;
+mod publish;
 mod receiver;
 mod serving;
 mod stage;
 #[allow(dead_code)]
 mod support;
+#[allow(dead_code)]
+mod support_http;
 mod walk;
 mod walk_endings;
 mod walk_input;
-
-mod admin_configs;
-mod directory;
-mod ops;
-mod publish;
-#[allow(dead_code)]
-mod support;
-
-mod log_bounds;
-#[allow(dead_code)]
-mod log_world;
-mod logs;
-#[allow(dead_code)]
-mod support_http;

@@ -201,6 +201,21 @@ async fn a_full_redis_refuses_whole_requests() {
     publish(&redis, &shards, &organisation, &items, None).await.unwrap();
 }
 
+#[tokio::test]
+async fn redis_away_is_told_and_passes() {
+    let redis = RedisServer::start(&[]);
+    let space = TestSpace { url: redis.url(), namespace: "away".into() };
+    let (_server, api) = publisher(&space).await;
+    api.post(EVENTS, &event("n1")).await.ok(202);
+    let (data, port) = redis.kill();
+    let answer = api.post(EVENTS, &event("n2")).await;
+    assert!(answer.headers.contains_key("retry-after"));
+    answer.refused(503, "SERVICE_UNAVAILABLE", PROCEDURE);
+    // A new server knows no scripts: they are loaded again.
+    let _redis = RedisServer::start_in(data, port, &[]);
+    eventually("an answer", async || api.post(EVENTS, &event("n2")).await.status == 202).await;
+}
+
 fn item(organisation: &OrganisationId, nonce: &str) -> Item {
     let mut fields = EventFields::default();
     fields.set(b"event", b"a.b".to_vec());

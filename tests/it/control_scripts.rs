@@ -1,0 +1,148 @@
+//! The scripts of the control keys and of publishing, each by the whole state before and after, applied twice.
+
+use postrider::redis::scripts;
+use redis::{Connection, Value};
+
+use crate::support::TestSpace;
+
+/// One test's keys, all in one slot, and what they hold.
+struct Fixture {
+    raw: Connection,
+    keys: Vec<String>,
+}
+
+impl Fixture {
+    fn new(names: &[&str]) -> Self {
+        let space = TestSpace::new();
+        let mut raw = space.raw();
+        for (_, source, _, _) in scripts::ALL {
+            redis::cmd("SCRIPT").arg("LOAD").arg(*source).exec(&mut raw).unwrap();
+        }
+        let keys = names.iter().map(|name| format!("{}:{{t}}:{name}", space.namespace)).collect();
+        Self { raw, keys }
+    }
+
+    fn keys<const N: usize>(&self) -> [&str; N] {
+        std::array::from_fn(|n| self.keys[n].as_str())
+    }
+
+    /// Every key whole: hashes sorted, stream entries without their ids.
+    fn state(&mut self) -> Vec<Vec<String>> {
+        let raw = &mut self.raw;
+        let read = |key: &String| -> Vec<String> {
+            let kind: String = redis::cmd("TYPE").arg(key).query(raw).unwrap();
+            match kind.as_str() {
+                "none" => vec![],
+                "string" => vec![redis::cmd("GET").arg(key).query(raw).unwrap()],
+                "hash" => {
+                    let pairs: std::collections::BTreeMap<String, String> =
+                        redis::cmd("HGETALL").arg(key).query(raw).unwrap();
+                    pairs.into_iter().map(|(field, value)| format!("{field}={value}")).collect()
+                }
+                _ => {
+                    let entries: Vec<(String, Vec<String>)> =
+                        redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(raw).unwrap();
+                    entries.into_iter().map(|(_, fields)| fields.join(" ")).collect()
+                }
+            }
+        };
+        self.keys.iter().map(read).collect()
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn first(answer: &Value) -> String {
+    match answer {
+        Value::Array(items) => redis::from_redis_value(items[0].clone()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn put_configs_writes_all_or_nothing_and_once() {
+    let mut fixture = Fixture::new(&["configs", "meta", "changes", "audit"]);
+    let run = |fixture: &mut Fixture, sequence: [&str; 2], ops: &[&str]| -> String {
+        let [before, after] = sequence.map(str::as_bytes);
+        let args = [before, after, b"100".as_slice(), b"100", b"me", b"org", b"what"];
+        let command = scripts::PUT_CONFIGS.call_batch(fixture.keys(), &[], args, &owned(ops));
+        let answer: Value = command.query(&mut fixture.raw).unwrap();
+        first(&answer)
+    };
+    let empty: Vec<Vec<String>> = vec![vec![]; 4];
+    assert_eq!(fixture.state(), empty);
+    // One of two does not hold what was read; or a config was made meanwhile: nothing is written.
+    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "old", "B1"]), "conflict");
+    assert_eq!(run(&mut fixture, ["1", "2"], &["a", "", "A1"]), "conflict");
+    assert_eq!(fixture.state(), empty);
+
+    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "", "B1"]), "written");
+    let once = vec![
+        vec!["a=A1".to_owned(), "b=B1".into()],
+        vec!["configSequence=2".into()],
+        vec!["kind config id a".into(), "kind config id b".into()],
+        vec!["who me organisation org what what".into()],
+    ];
+    assert_eq!(fixture.state(), once);
+    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "", "B1"]), "conflict");
+    assert_eq!(fixture.state(), once);
+
+    // Without a sequence it is neither compared nor changed.
+    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2"]), "written");
+    assert_eq!(fixture.state()[0..2], [vec!["a=A2".to_owned(), "b=B1".into()], once[1].clone()]);
+    let after = fixture.state();
+    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2"]), "conflict");
+    assert_eq!(fixture.state(), after);
+}
+
+#[test]
+fn put_token_stores_and_revokes_once() {
+    let mut fixture = Fixture::new(&["tokens", "changes", "audit"]);
+    let run = |fixture: &mut Fixture, json: &str| -> String {
+        let args = [b"hash".as_slice(), json.as_bytes(), b"100", b"100", b"me", b"org", b"what"];
+        let answer: Value = scripts::PUT_TOKEN.call(fixture.keys(), args).query(&mut fixture.raw).unwrap();
+        first(&answer)
+    };
+    assert_eq!(run(&mut fixture, ""), "unchanged");
+    assert_eq!(fixture.state(), vec![Vec::<String>::new(); 3]);
+    for expected in ["written", "unchanged"] {
+        assert_eq!(run(&mut fixture, "{}"), expected);
+        let change = vec!["kind token id hash".to_owned()];
+        let audit = vec!["who me organisation org what what".to_owned()];
+        assert_eq!(fixture.state(), [vec!["hash={}".to_owned()], change, audit]);
+    }
+    for expected in ["written", "unchanged"] {
+        assert_eq!(run(&mut fixture, ""), expected);
+        let state = fixture.state();
+        assert_eq!((state[0].len(), state[1].len(), state[2].len()), (0, 2, 2));
+    }
+}
+
+#[test]
+fn publish_appends_each_nonce_once() {
+    let mut fixture = Fixture::new(&["events", "n1", "n2"]);
+    let run = |fixture: &mut Fixture| -> Vec<(String, u8)> {
+        let nonces = fixture.keys[1..].to_vec();
+        let args = [
+            "2", "4", "event", "a", "data", "{}", "0", "2", "event", "b", "3", "2", "event", "c", "2", "2",
+            "event", "d",
+        ];
+        let events = fixture.keys[0].clone();
+        let command = scripts::PUBLISH.call_batch([&events], &nonces, [b"60".as_slice()], &owned(&args));
+        command.query(&mut fixture.raw).unwrap()
+    };
+    assert_eq!(fixture.state(), vec![Vec::<String>::new(); 3]);
+    let one = run(&mut fixture);
+    assert_eq!(one.iter().map(|(_, appended)| *appended).collect::<Vec<_>>(), [1, 1, 1, 0]);
+    assert_eq!(one[3].0, one[0].0);
+    let state = fixture.state();
+    assert_eq!(state[0], ["event a data {}", "event b", "event c"]);
+    assert_eq!((&state[1], &state[2]), (&vec![one[0].0.clone()], &vec![one[2].0.clone()]));
+    let two = run(&mut fixture);
+    assert_eq!(two.iter().map(|(_, appended)| *appended).collect::<Vec<_>>(), [0, 1, 0, 0]);
+    assert_eq!((&two[0].0, &two[2].0), (&one[0].0, &one[2].0));
+    assert_eq!(fixture.state()[0], ["event a data {}", "event b", "event c", "event b"]);
+    assert_eq!(fixture.state()[1..], state[1..]);
+}
