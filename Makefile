@@ -25,7 +25,7 @@ demo: ## Show the whole story in a minute (built with the quick profile: as rele
 
 test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
-	$(CARGO) test --locked $(OFFLINE)
+	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
 test-all: lint test smoke ## Lints, tests, and the demo as a smoke test
 
