@@ -124,11 +124,10 @@ impl Lanes {
     /// `max`.
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
-        if !self.sending.get() {
-            return Vec::new();
-        }
         let lane = self.lane(config);
-        let max = max.min(usize::try_from(self.parts.credit.left()).unwrap_or(usize::MAX));
+        let left = if self.sending.get() { self.parts.credit.left() } else { 0 };
+        let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
+        // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
         permits.truncate(max);
         while permits.len() < max
@@ -156,6 +155,17 @@ impl Lanes {
         let own = ready.iter().filter(|(of, _)| *of == shard).map(|(_, config)| *config).collect();
         ready.retain(|(of, _)| *of != shard);
         own
+    }
+
+    /// Asks for another visit for `config`'s backlog: the last one failed.
+    pub fn backlog_is_ready(&self, shard: ShardNumber, config: ConfigId) {
+        self.backlog_ready.borrow_mut().insert((shard, config));
+    }
+
+    /// Whether permits wait for a backlog of `shard`.
+    #[must_use]
+    pub fn has_backlog_ready(&self, shard: ShardNumber) -> bool {
+        self.backlog_ready.borrow().iter().any(|(of, _)| *of == shard)
     }
 
     /// Starts or stops sending: a worker that could not renew its lease must not send.
@@ -258,7 +268,8 @@ impl Lanes {
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
-        lane.backlog.set(true);
+        // Permits wait for a backlog only where a scheduler comes for them.
+        lane.backlog.set(self.parts.settings.process.roles.retry);
         self.parts.settler.park(job, Duration::ZERO, FULL_LOOK);
         self.close(number);
     }

@@ -109,7 +109,8 @@ fn breaks_connection(error: &redis::RedisError) -> bool {
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Parse)
-        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
+        // NOSCRIPT: a new connection loads the scripts, which a flush or a change of servers has dropped.
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOSCRIPT"))
 }
 
 /// An empty pipeline: this room makes it, others fill it with this room's commands.
