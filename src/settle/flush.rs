@@ -13,10 +13,9 @@ use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::{PackedPage, PageBuilder, PageKey, Status};
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result};
-use crate::redis::deliveries::{
-    Applied, BATCH_MAX, Fate, Proof, Settled, Step, settle_answer, settle_command,
-};
+use crate::redis::deliveries::BATCH_MAX;
 use crate::redis::events;
+use crate::redis::fates::{Applied, Fate, Proof, Settled, Step, settle_answer, settle_command};
 use crate::redis::log_write::push_page;
 
 /// How long outcomes are gathered.
