@@ -39,6 +39,9 @@ pub struct Floor {
     pub pending: u64,
 }
 
+/// Fields of a rejected entry that are kept: a script passes on less than 8,000 values.
+const REJECTED_FIELDS_MAX: usize = 1_000;
+
 /// Entries that one `XTRIM` removes at most: keeps it under a millisecond.
 const TRIM_LIMIT: u32 = 10_000;
 
@@ -159,8 +162,12 @@ pub async fn reject(
     rejection: &Rejection,
     kept_max: u64,
 ) -> Result<u64> {
-    let fields: Vec<Vec<u8>> =
-        entry.fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let kept = entry.fields.iter().take(REJECTED_FIELDS_MAX);
+    let fields: Vec<Vec<u8>> = kept.flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let problem = match entry.fields.len().saturating_sub(REJECTED_FIELDS_MAX) {
+        0 => rejection.problem.clone(),
+        left_out => format!("{} ({left_out} further fields were left out)", rejection.problem),
+    };
     let call = REJECT.call_batch(
         [&keys.rejected()],
         &[],
@@ -168,7 +175,7 @@ pub async fn reject(
             kept_max.to_string().as_bytes(),
             entry.id.to_string().as_bytes(),
             rejection.field.as_bytes(),
-            rejection.problem.as_bytes(),
+            problem.as_bytes(),
         ],
         &fields,
     );
