@@ -19,6 +19,9 @@ use crate::settle::{Attempted, Job};
 /// The status whose `Retry-After` slows the lane.
 const SERVICE_UNAVAILABLE: u16 = 503;
 
+/// After a 410, how long the lane waits for its config to change.
+const GONE_HOLD: Duration = Duration::from_millis(250);
+
 // === impl Lanes ===
 
 impl Lanes {
@@ -108,6 +111,8 @@ impl Lanes {
                     lane.permits.gate.pace.hold(asked);
                 }
             }
+            // The config is being disabled; what is sent meanwhile would only be told the same.
+            Ok(_) if outcome == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
             Ok(_) => {}
         }
     }
