@@ -20,6 +20,8 @@ mod logs;
 mod ops;
 mod publish;
 mod receiver;
+mod script_world;
+mod scripts_settle;
 mod serving;
 mod stage;
 #[allow(dead_code)]
