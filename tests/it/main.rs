@@ -21,6 +21,8 @@ mod ops;
 mod publish;
 mod receiver;
 mod script_world;
+mod scripts_group;
+mod scripts_queue;
 mod scripts_settle;
 mod serving;
 mod stage;
