@@ -81,6 +81,14 @@ pub fn queue(config: ConfigId, len: usize, first: bool) -> Step {
     Step::Queue { delay: seconds(100), look: seconds(300), record, apart: apart(len, first) }
 }
 
+/// The same step, due at once.
+pub fn at_once(step: Step) -> Step {
+    match step {
+        Step::Queue { look, record, apart, .. } => Step::Queue { delay: Duration::ZERO, look, record, apart },
+        other => other,
+    }
+}
+
 pub fn hand_off(config: ConfigId, len: usize) -> Step {
     let record = record(config, len, Standing::Waiting);
     Step::HandOff { lease: seconds(200), record, apart: apart(len, true) }
