@@ -25,7 +25,7 @@ demo: ## Show the whole story in a minute (built with the quick profile: as rele
 
 test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
-	$(CARGO) test --locked $(OFFLINE)
+	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
 test-all: lint test smoke ## Lints, tests, and the demo as a smoke test
 
@@ -45,9 +45,9 @@ clippy:
 	@scripts/bootstrap.sh build
 	$(CARGO) clippy --locked $(OFFLINE) --all-targets -- -D warnings
 
-doc: ## Build the documentation of the code; broken links fail
+doc: ## Build the documentation of the code, private items included; broken links fail
 	@scripts/bootstrap.sh build
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(OFFLINE) --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked $(OFFLINE) --no-deps --document-private-items
 
 # These two tools are no requirement: where they are missing the check is left out, and said.
 deny:

@@ -107,8 +107,9 @@ pub(super) fn run(command: ConfigsCommand, context: &mut Context) -> Result<(), 
         }
     };
     if output == OutputFormat::Json {
-        return Ok(context.output.json(&answer)?);
+        return Ok(context.output.line(answer.text)?);
     }
+    let answer = answer.value;
     let configs = match &answer {
         Value::Array(configs) => configs.as_slice(),
         Value::Object(wrapper) => match wrapper.get("configs") {

@@ -1,17 +1,17 @@
 //! How a command reaches Redis: the one that was named, or the embedded server of the data directory.
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-
 use super::Context;
 use super::error::CliError;
 use super::flags::RedisFlags;
 use super::logging;
 use crate::redis::connection::{Redis, RedisError};
 use crate::redis::keys::ShardKeys;
-use crate::redis::keyspace;
+use crate::redis::{embedded, keyspace};
 use crate::settings::Settings;
 use crate::settings::words::redis_url;
+
+/// What to do when there is no embedded server.
+const REMEDY: &str = "name one with --redis-url, or run 'postrider serve' with this --data-dir";
 
 /// A Redis that a command talks to.
 pub(super) struct Connected {
@@ -37,7 +37,14 @@ impl Connected {
     /// What `error` means to the person at the terminal.
     pub(super) fn failed(&self, error: &RedisError) -> CliError {
         CliError::Failure(if error.is_connection() {
-            format!("cannot reach Redis at {}: {}", self.shown, error.cause)
+            let remedy = match self.settings.redis.url {
+                Some(_) => String::new(),
+                // A server that was killed leaves its socket behind.
+                None => {
+                    format!("; no --redis-url was given, and the embedded Redis does not answer; {REMEDY}")
+                }
+            };
+            format!("cannot reach Redis at {}: {}{remedy}", self.shown, error.cause)
         } else {
             format!("{error} (Redis at {})", self.shown)
         })
@@ -51,23 +58,10 @@ pub(super) fn redis(flags: RedisFlags, context: &Context) -> Result<Connected, C
     let settings = loaded.settings;
     let url = match &settings.redis.url {
         Some(url) => url.clone(),
-        None => embedded_url(&settings.process.data_dir)?,
+        None => embedded::socket_url(&settings.process.data_dir)
+            .map_err(|error| CliError::Failure(error.to_string()))?,
     };
     let redis =
         Redis::new(&url, &settings.redis).map_err(|error| CliError::Failure(error.cause.to_string()))?;
     Ok(Connected { redis, shown: redis_url::mask(&url), settings })
-}
-
-/// The socket of the embedded server, when one answers.
-fn embedded_url(data_dir: &Path) -> Result<String, CliError> {
-    let socket = std::path::absolute(data_dir.join("redis/redis.sock"))
-        .map_err(|error| CliError::Failure(format!("data-dir {}: {error}", data_dir.display())))?;
-    match UnixStream::connect(&socket) {
-        Ok(_) => Ok(format!("unix://{}", socket.display())),
-        Err(error) => Err(CliError::Failure(format!(
-            "no --redis-url was given, and no embedded Redis answers at {} ({error}); \
-             name one with --redis-url, or run 'postrider serve' with this --data-dir",
-            socket.display()
-        ))),
-    }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(args: DoctorArgs, context: &mut Context) -> Result<(), CliErro
                 output.line(format_args!("       -> {change}"))?;
             }
         }
-        output.line(format_args!("{errors} errors, {warnings} warnings"))?;
+        output.line(format_args!("errors: {errors}, warnings: {warnings}"))?;
     }
     if errors > 0 { Err(CliError::Said) } else { Ok(()) }
 }

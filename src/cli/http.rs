@@ -23,7 +23,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a call can fail with before there is an answer.
-type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// One request.
 pub(super) struct Call<'a> {
@@ -48,6 +48,17 @@ pub(super) struct Answer {
 /// When there is none within 30 s.
 pub(super) async fn call(call: Call<'_>) -> Result<Answer, Error> {
     tokio::time::timeout(CALL_TIMEOUT, connect_and_send(call)).await.map_err(|_| "no answer within 30 s")?
+}
+
+/// An error and what it was caused by: hyper's own texts name only the step that failed.
+pub(super) fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 async fn connect_and_send(call: Call<'_>) -> Result<Answer, Error> {
@@ -90,13 +101,11 @@ where
         Ok(Answer { status, body })
     };
     tokio::pin!(exchange);
-    // The connection is polled beside the exchange and may end first, its answer read.
+    // The connection is polled beside the exchange and may end first, even with an error, and the answer be
+    // whole: many a server closes without TLS's farewell.
     tokio::select! {
         answer = &mut exchange => answer,
-        ended = connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.into()),
-        },
+        ended = connection => exchange.await.map_err(|error| ended.err().map_or(error, Into::into)),
     }
 }
 

@@ -90,8 +90,9 @@ pub(super) fn run(command: LogsCommand, context: &mut Context) -> Result<(), Cli
 fn list(args: &ListArgs, context: &mut Context) -> Result<(), CliError> {
     let answer = block_on(args.server.call(Method::GET, "logs", &args.query(), None))?;
     if args.output == OutputFormat::Json {
-        return Ok(context.output.json(&answer)?);
+        return Ok(context.output.line(answer.text)?);
     }
+    let answer = answer.value;
     let edges = answer.get("edges").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let mut table =
         TextTable::new(&["DELIVERY", "EVENT", "STATUS", "TRIES", "LAST ATTEMPT", "ANSWER", "URL"]);
@@ -117,10 +118,11 @@ fn show(args: &ShowArgs, context: &mut Context) -> Result<(), CliError> {
     let path = format!("logs/{}", args.id);
     let record = block_on(args.server.call(Method::GET, &path, &[], None))?;
     if args.output == OutputFormat::Json {
-        return Ok(context.output.json(&record)?);
+        return Ok(context.output.line(record.text)?);
     }
+    let record = record.value;
     let fields = record.as_object().into_iter().flatten();
-    let plain = |name: &str| !matches!(name, "attemptLog" | "payload");
+    let plain = |name: &str| !matches!(name, "attemptLog" | "payload" | "payloadRaw");
     for (name, _) in fields.filter(|(name, _)| plain(name)) {
         context.output.line(format_args!("{name}: {}", printable(&cell(&record, name))))?;
     }
@@ -131,11 +133,8 @@ fn show(args: &ShowArgs, context: &mut Context) -> Result<(), CliError> {
         table.row([cell("attempt"), cell("createdAt"), cell("success"), answer_of(attempt)]);
     }
     context.output.table(&table)?;
-    let payload = match record.get("payload") {
-        None | Some(Value::Null) => "not kept".into(),
-        Some(Value::String(text)) => printable(text),
-        Some(other) => other.to_string(),
-    };
+    // The raw one is the body that was signed and sent, byte for byte.
+    let payload = record.get("payloadRaw").and_then(Value::as_str).map_or("not kept".into(), printable);
     Ok(context.output.line(format_args!("payload: {payload}"))?)
 }
 

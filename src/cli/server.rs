@@ -21,6 +21,14 @@ pub(super) struct ServerFlags {
     organisation: Option<String>,
 }
 
+/// A success of the API.
+pub(super) struct ApiAnswer {
+    /// For tables.
+    pub(super) value: Value,
+    /// For scripts: as the server wrote it, for a parsed one has lost the digits of long numbers in payloads.
+    pub(super) text: String,
+}
+
 // === impl ServerFlags ===
 
 impl ServerFlags {
@@ -34,7 +42,7 @@ impl ServerFlags {
         path: &str,
         query: &[(&str, String)],
         body: Option<Vec<u8>>,
-    ) -> Result<Value, CliError> {
+    ) -> Result<ApiAnswer, CliError> {
         let missing = || {
             CliError::Usage("no token: give --token or set POSTRIDER_TOKEN (postrider token create)".into())
         };
@@ -50,8 +58,9 @@ impl ServerFlags {
         let answer = http::call(Call { method, url: &url, token, organisation, body }).await;
         let answer = answer.map_err(|error| {
             CliError::Failure(format!(
-                "cannot reach {} ({error}); is 'postrider serve' running there? (--server, POSTRIDER_URL)",
-                self.server
+                "cannot reach {} ({}); is 'postrider serve' running there? (--server, POSTRIDER_URL)",
+                self.server,
+                http::with_causes(&error)
             ))
         })?;
         judge(&answer)
@@ -65,11 +74,13 @@ impl std::fmt::Debug for ServerFlags {
 }
 
 /// The JSON of a success, or the message of the error envelope (docs/WIRE.md section 8).
-fn judge(answer: &Answer) -> Result<Value, CliError> {
+fn judge(answer: &Answer) -> Result<ApiAnswer, CliError> {
     let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let text = |name: &str| json.as_ref().and_then(|json| json.get(name)).and_then(Value::as_str);
     if answer.status.is_success() {
-        return json.ok_or_else(|| CliError::Failure("the server's answer is no JSON".into()));
+        let no_json = || CliError::Failure("the server's answer is no JSON".into());
+        let text = String::from_utf8(answer.body.to_vec()).map_err(|_| no_json())?;
+        return Ok(ApiAnswer { value: json.ok_or_else(no_json)?, text });
     }
     let message = match (text("message"), text("code")) {
         (Some(message), Some(code)) => format!("{} ({code})", printable(message)),

@@ -117,13 +117,22 @@ fn create(args: CreateArgs, context: &mut Context) -> Result<(), CliError> {
             tokens::create_token(&connected.redis, &args.organisation, args.role, &args.name, now).await;
         created.map_err(|error| connected.failed(&error))
     })?;
-    if args.output == OutputFormat::Json {
-        return Ok(context.output.json(&Printed::new(&token, Some(text.expose())))?);
+    let output = &mut context.output;
+    let written = match args.output {
+        OutputFormat::Json => output.json(&Printed::new(&token, Some(text.expose()))),
+        // Stdout holds the token alone, so that a shell can take it: TOKEN=$(postrider token create ...).
+        OutputFormat::Text => output.line(text.expose()),
+    };
+    written.and_then(|()| output.flush()).map_err(|error| {
+        let id = &token.id;
+        CliError::Failure(format!(
+            "cannot show the new token ({error}); revoke it: postrider token revoke {id}"
+        ))
+    })?;
+    if args.output == OutputFormat::Text {
+        let (role, organisation) = (token.role.as_str(), &token.organisation);
+        output.note(format_args!("token {}: {role} of {organisation}; not shown again", token.id));
     }
-    // Stdout holds the token alone, so that a shell can take it: TOKEN=$(postrider token create ...).
-    context.output.line(text.expose())?;
-    let (role, organisation) = (token.role.as_str(), &token.organisation);
-    context.output.note(format_args!("token {}: {role} of {organisation}; not shown again", token.id));
     Ok(())
 }
 

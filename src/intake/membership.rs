@@ -1,9 +1,10 @@
 //! A worker's membership of a shard's group: its consumer name and its lease.
 //!
 //! What the store decides: a lease is held as long as the score in `replicas` is the one that the last renewal
-//! set and is not past; a script renews it, so a lease that another replica saw lapse cannot come back. What the
-//! worker decides: it sends only until the last renewal's start plus one lease, by its own monotonic clock, so a
-//! worker that cannot reach Redis stops before anybody may take over.
+//! set. A takeover changes the score before it moves the first entry, so a lease that was merely past, because
+//! Redis was away, comes back and what was read under it is still the worker's; one that was taken over does not.
+//! What the worker decides: it sends only until the last renewal's start plus one lease, by its own monotonic
+//! clock, so a worker that cannot reach Redis stops before anybody may take over.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

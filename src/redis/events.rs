@@ -39,11 +39,12 @@ pub struct Floor {
     pub pending: u64,
 }
 
-/// Fields of a rejected entry that are kept: a script passes on less than 8,000 values.
-const REJECTED_FIELDS_MAX: usize = 1_000;
-
 /// Entries that one `XTRIM` removes at most: keeps it under a millisecond.
 const TRIM_LIMIT: u32 = 10_000;
+
+/// Fields of a rejected entry that are kept: a script's call takes some 8,000 arguments, and an entry that cannot be
+/// rejected would stop its reader.
+const REJECTED_FIELDS_MAX: usize = 1_000;
 
 /// Reads new entries for `consumer`; an empty list when none came within `block`.
 ///

@@ -78,8 +78,9 @@ pub struct Fate {
 pub enum Applied {
     /// It is durable; with the delivery's new score.
     Now(Claim),
-    /// An earlier application, or an earlier owner's, was durable already.
-    Before,
+    /// An earlier application, or an earlier owner's, was durable already; with the delivery's score in the queue,
+    /// 0 where it is not there.
+    Before(Claim),
     /// Not applied: the queue is full.
     QueueFull,
     /// Not applied: the caller no longer owns the delivery.
@@ -152,7 +153,7 @@ pub fn settle_answer(value: Value, count: usize) -> Result<Settled> {
             match status {
                 0 => Ok(Applied::Lost),
                 1 => Ok(Applied::Now(Claim(score))),
-                2 => Ok(Applied::Before),
+                2 => Ok(Applied::Before(Claim(score))),
                 3 => Ok(Applied::QueueFull),
                 other => Err(RedisError::answer(operation, format!("status {other}"))),
             }

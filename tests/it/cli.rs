@@ -190,6 +190,13 @@ fn tokens_are_created_listed_and_revoked() {
     let plain = on(&space, &["token", "create", "--organisation", "o", "--role", "operator"]);
     assert_eq!(code(&plain), 0);
     assert_eq!(out(&plain).trim_end().len(), 68, "stdout holds the token alone");
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = program(&["token", "create", "--organisation", "o", "--role", "admin"]);
+    command.args(["--redis-url", &space.url, "--namespace", &space.namespace]);
+    let unseen = command.stdout(full).output().unwrap();
+    assert_eq!(code(&unseen), 1);
+    assert!(err(&unseen).contains("revoke it: postrider token revoke "), "{}", err(&unseen));
 }
 
 #[test]
@@ -210,7 +217,8 @@ fn a_redis_that_cannot_be_reached_is_named_without_its_password() {
     let empty = tempfile::tempdir().unwrap();
     let output = run(&["token", "list", "--data-dir", empty.path().to_str().unwrap()]);
     assert_eq!(code(&output), 1);
-    assert!(err(&output).contains("no embedded Redis answers"), "{}", err(&output));
+    assert!(err(&output).contains("no embedded Redis runs in"), "{}", err(&output));
+    assert!(err(&output).contains("name a Redis with --redis-url"), "{}", err(&output));
 }
 
 #[test]
@@ -220,6 +228,15 @@ fn commands_without_a_url_use_the_embedded_servers_socket() {
     std::os::unix::fs::symlink(server.directory.path(), data_dir.path().join("redis")).unwrap();
     let output = run(&["token", "list", "--output", "json", "--data-dir", data_dir.path().to_str().unwrap()]);
     assert_eq!(json(&output)["tokens"], Value::Array(Vec::new()));
+
+    // A killed server leaves its socket behind.
+    let (_data, _port) = server.kill();
+    let leftover = tempfile::tempdir().unwrap();
+    std::fs::create_dir(leftover.path().join("redis")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(leftover.path().join("redis/redis.sock")).unwrap());
+    let output = run(&["token", "list", "--data-dir", leftover.path().to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("the embedded Redis does not answer"), "{}", err(&output));
 }
 
 #[test]

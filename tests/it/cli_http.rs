@@ -122,7 +122,8 @@ fn logs_are_filtered_and_shown() {
 fn one_delivery_is_shown_with_its_attempts() {
     let id = "dlv_00000000000000000000000000";
     let body = format!(
-        r#"{{"deliveryId":"{id}","status":"failed","payload":"{{\"event\":\"a.b\"}}","attemptLog":[
+        r#"{{"deliveryId":"{id}","status":"failed","payload":{{"n":123456789012345678901234567890}},
+            "payloadRaw":"{{\"event\":\"a.b\"}}","attemptLog":[
             {{"attempt":1,"success":false,"responseStatus":503,"createdAt":"2026-05-01T09:00:01.000Z"}}]}}"#
     );
     let (url, request) = server("200 OK", &body);
@@ -130,5 +131,59 @@ fn one_delivery_is_shown_with_its_attempts() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(request.join().unwrap().starts_with(&format!("GET /api/v2/admin/webhooks/logs/{id} HTTP/1.1")));
     let shown = text(&output.stdout);
-    assert!(shown.contains("status: failed") && shown.contains("503") && shown.contains("a.b"), "{shown}");
+    assert!(shown.contains("status: failed") && shown.contains("503"), "{shown}");
+    assert!(shown.contains("payload: {\"event\":\"a.b\"}\n"), "{shown}");
+
+    let (url, _request) = server("200 OK", &body);
+    let output = run(&url, &["logs", "show", id, "--output", "json"]);
+    assert_eq!(text(&output.stdout), format!("{body}\n"), "a script gets what the server wrote");
+}
+
+/// A server with a certificate of its own for 127.0.0.1: gives its URL and the certificate.
+fn tls_server(body: &'static str) -> (String, String, JoinHandle<()>) {
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let answering = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let connection = rustls::ServerConnection::new(std::sync::Arc::new(config)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        // A client that does not trust the certificate ends here.
+        if stream.read(&mut [0; 4096]).is_ok() {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).unwrap();
+        }
+    });
+    (url, signed.cert.pem(), answering)
+}
+
+#[test]
+fn tls_is_spoken_and_a_stranger_is_not_trusted() {
+    let (url, certificate, answering) = tls_server("[]");
+    let (_directory, roots) = crate::support::file_with(&certificate);
+    let list = |url: &str, roots: &std::path::Path| {
+        Command::new(env!("CARGO_BIN_EXE_postrider"))
+            .args(["configs", "list", "--output", "json", "--server", url, "--token", "prt_secret"])
+            .env("SSL_CERT_FILE", roots)
+            .output()
+            .unwrap()
+    };
+    let output = list(&url, &roots);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim(), "[]");
+    answering.join().unwrap();
+
+    let (url, _certificate, answering) = tls_server("[]");
+    let output = list(&url, &roots);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("certificate"), "{}", text(&output.stderr));
+    answering.join().unwrap();
 }

@@ -57,7 +57,7 @@ pub(super) struct Arrivals {
 impl Endpoints {
     /// Starts the receivers.
     pub(super) async fn start(events: u32) -> Result<Self, CliError> {
-        let half_way = Some(u64::from(events) / 2);
+        let half_way = Some(u64::from(events) / 2 + 1);
         let all = vec![
             Endpoint::start("healthy", "answers 200", 0.0, None).await?,
             Endpoint::start("flaky", "fails 20 % with 503", 0.2, None).await?,

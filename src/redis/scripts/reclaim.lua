@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Takes over pending entries of a dead consumer; removes the consumer when nothing is left.
+-- Takes over pending entries of a dead consumer; removes the consumer when nothing is left. The first call sets
+-- the member's score to 0, so that its lease cannot come back while entries are moved.
 --
 -- KEYS[1] events (stream)        KEYS[2] replicas (zset)
 --
@@ -17,9 +18,10 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if ARGV[2] == '' then
   if score then return -1 end
-elseif score and (tonumber(score) ~= tonumber(ARGV[2]) or tonumber(score) >= now) then
+elseif score and tonumber(score) ~= 0 and (tonumber(score) ~= tonumber(ARGV[2]) or tonumber(score) >= now) then
   return -1
 end
+if score then redis.call('ZADD', KEYS[2], 'XX', 0, ARGV[1]) end
 local pending = redis.call('XPENDING', KEYS[1], 'dispatchers', '-', '+', ARGV[4], ARGV[1])
 if #pending == 0 then
   redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'dispatchers', ARGV[1])

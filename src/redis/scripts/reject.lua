@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Keeps a stream entry that could not be understood, with the reason.
+-- Keeps a stream entry that could not be understood (its first 1,000 fields), with the reason.
 --
 -- KEYS[1] rejected (stream)
 --

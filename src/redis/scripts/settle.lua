@@ -21,7 +21,8 @@
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
 --   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
---   status 2: proof 'p', and its fate is durable already: a second application, or the record of an earlier owner
+--   status 2: proof 'p', and its fate is durable already: a second application, or the record of an earlier owner;
+--   the score is its score in the queue, 0 where it is not there
 --   status 3: not applied, the queue is full
 --   status 0: not applied, the caller is not the owner (so a second application under a claim, whose score the
 --   first one changed) or the record is another config's
@@ -78,7 +79,7 @@ local function settle(at, key, body_key)
   local old = redis.call('GET', key)
   if old and string.sub(old, 5, 16) ~= ARGV[2] then return 0, 0 end
   if not owned(proof, value, consumer, id) then return 0, 0 end
-  if proof == 'p' and old then return 2, 0 end
+  if proof == 'p' and old then return 2, tonumber(redis.call('ZSCORE', queue, id) or '0') end
   local queued = proof == 'c'
   -- Subtracted from 0 below: Redis 7.0 writes a negated 0 as "-0" and then refuses it.
   local old_weight = old and weight(old) or 0
