@@ -65,7 +65,7 @@ const FAILED: [&str; 3] =
 fn word(applied: Applied) -> &'static str {
     match applied {
         Applied::Now(_) => "now",
-        Applied::Before => "before",
+        Applied::Before(_) => "before",
         Applied::QueueFull => "full",
         Applied::Lost => "lost",
     }
@@ -265,7 +265,7 @@ async fn a_body_apart_stays_as_long_as_a_delivery_needs_it() {
     // The second delivery shares it; a second application counts nobody twice.
     let claim = walk.claimed(one, event, LARGE).await;
     let again = walk.settle(one, event, Walk::pending(event), queue(one, LARGE, true)).await;
-    assert_eq!(again, Applied::Before);
+    assert_eq!(again, Applied::Before(claim), "with the score that an answer was lost of");
     let shared = [
         EVENTS,
         "body:7-0 owners=2 bytes=5000",
