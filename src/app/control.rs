@@ -17,6 +17,7 @@ use crate::attempt::Egress;
 use crate::domain::clock::Clock;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::ConfigId;
+use crate::domain::snapshot::Snapshot;
 use crate::intake::ReadTurn;
 use crate::lanes::Permits;
 use crate::metrics::WalkMetrics;
@@ -25,7 +26,6 @@ use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace};
 use crate::retry::Visits;
-use crate::routing::Snapshot;
 use crate::settings::Settings;
 use crate::worker::{Drained, Shared, duties_of, spawn};
 

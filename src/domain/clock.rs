@@ -117,7 +117,9 @@ fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
 fn parse_iso8601(text: &[u8]) -> Option<UnixMillis> {
     let digits = |from: usize, to: usize| -> Option<u64> {
         let part = text.get(from..to)?;
-        part.iter().all(u8::is_ascii_digit).then(|| ())?;
+        if !part.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
         std::str::from_utf8(part).ok()?.parse().ok()
     };
     let is = |at: usize, wanted: &[u8]| text.get(at).is_some_and(|b| wanted.contains(b));

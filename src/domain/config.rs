@@ -93,6 +93,7 @@ pub struct Tombstone {
 /// A value of the `configs` hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
+#[allow(clippy::large_enum_variant)] // Kept behind an Arc, one per config.
 pub enum StoredConfig {
     /// A config.
     Config(Config),

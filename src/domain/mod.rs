@@ -18,4 +18,5 @@ pub mod outcome;
 pub mod owned_config;
 pub mod retry_policy;
 pub mod signature;
+pub mod snapshot;
 pub mod token;

@@ -15,12 +15,13 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
 use crate::domain::event::{Event, EventFields, JsonScratch, Rejection};
 use crate::domain::ids::{EventId, StreamId};
+use crate::domain::snapshot::{Snapshot, Target};
 use crate::lanes::Lanes;
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, RedisError, Result};
 use crate::redis::events::{self, StreamEntry};
 use crate::redis::keys::ShardKeys;
-use crate::routing::{Snapshot, Target, route};
+use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
 

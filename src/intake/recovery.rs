@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::reader::{Intake, delivery};
 use crate::domain::event::{Event, Rejection};
 use crate::domain::ids::EventId;
+use crate::domain::snapshot::Target;
 use crate::redis::connection::Result;
 use crate::redis::deliveries;
 use crate::redis::events::{self, PendingEntry, StreamEntry};
-use crate::routing::{Target, route};
+use crate::routing::route;
 use crate::settle::{Consumer, Job};
 
 /// Pending entries looked at in one step.

@@ -2,17 +2,17 @@
 //! memory, or is parked in Redis.
 //!
 //! Owns: the permits (shared by all workers of the replica through atomics), each worker's queues, the sweep
-//! that hands over what has no fate after a second. May use: `domain`, `settings`, `metrics`, `routing`'s
-//! snapshot, and the next rooms, `attempt` and `settle`. Never Redis. Woken by: intake and retry (a delivery),
+//! that hands over what has no fate after a second. May use: `domain`, `settings`, `metrics`, and the next
+//! rooms, `attempt` and `settle`. Never Redis. Woken by: intake and retry (a delivery),
 //! an attempt that ends (a permit), the worker's tick (the sweep).
 //!
 //! A fast endpoint is held back by credit (intake waits) and never parked; a slow one is parked and slows nobody;
 //! nothing waits in memory for over a second.
 
+mod admission;
 mod lane;
-mod lanes;
 mod permits;
 
-pub(crate) use lanes::HELD_LOOK;
-pub use lanes::{Lanes, LanesParts};
+pub(crate) use admission::HELD_LOOK;
+pub use admission::{Lanes, LanesParts};
 pub use permits::{LanePermits, Permit, Permits};

@@ -108,7 +108,7 @@ impl Permits {
     /// window falls back to its start.
     pub fn observe_hanging(&self, lane: &LanePermits, age: Duration) {
         let began = self.now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        if lane.last_success_ms.load(Ordering::Relaxed) < began {
+        if lane.last_success_ms.load(Ordering::Relaxed) <= began {
             lane.window.store(WINDOW_START.min(self.config_max), Ordering::Relaxed);
         }
     }

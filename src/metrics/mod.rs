@@ -219,19 +219,16 @@ impl WalkMetrics {
     }
 
     /// The counter of attempts with this outcome.
-    #[must_use]
     pub const fn outcome(&self, outcome: Outcome) -> &Counter {
         &self.outcomes[outcome as usize]
     }
 
     /// The counter of attempts with this fault.
-    #[must_use]
     pub const fn fault(&self, kind: FaultKind) -> &Counter {
         &self.faults[kind as usize]
     }
 
     /// The counter of deliveries that failed for this reason.
-    #[must_use]
     pub const fn failed(&self, reason: FailReason) -> &Counter {
         &self.failed[reason as usize]
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, Runtime};
+pub use redis::Pipeline;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Value};
 
 use super::keys::Keys;
 use super::scripts;
@@ -110,6 +111,12 @@ fn breaks_connection(error: &redis::RedisError) -> bool {
         || matches!(error.kind(), ErrorKind::Parse)
         // NOSCRIPT: a new connection loads the scripts, which a flush or a change of servers has dropped.
         || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOSCRIPT"))
+}
+
+/// An empty pipeline: this room makes it, others fill it with this room's commands.
+#[must_use]
+pub fn new_pipeline() -> Pipeline {
+    redis::pipe()
 }
 
 /// Adds the operation to a client error.

@@ -15,7 +15,7 @@ use crate::redis::keys::ShardKeys;
 /// What was found for a claimed id.
 pub(super) enum Loaded {
     /// A delivery, and when it was due.
-    Delivery(Delivery, UnixMillis),
+    Delivery(Box<Delivery>, UnixMillis),
     /// No record, or one that cannot be read, or no body: it cannot be delivered any more.
     Unreadable(DeliveryId),
 }
@@ -46,7 +46,7 @@ pub(super) async fn load(
         let due = record.as_ref().map(|record| record.next_attempt_at);
         let body = bodies.get(&id.event().stream_id()).cloned();
         match record.and_then(|record| record.into_delivery(*id, body)).zip(due) {
-            Some((delivery, due)) => Loaded::Delivery(delivery, due),
+            Some((delivery, due)) => Loaded::Delivery(Box::new(delivery), due),
             None => Loaded::Unreadable(*id),
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! Owns: the scheduler of one worker on one shard, and the visits that changed configs ask for. Reads `due`,
 //! `queue:*`, `delivery:*`, `body:*` through `redis`; writes claims. May use: `domain`, `redis`, `settings`,
-//! `metrics`, `routing`'s snapshot, `lanes`, `settle`. Woken by: the next due time, at most a second; a delivery
+//! `metrics`, `lanes`, `settle`. Woken by: the next due time, at most a second; a delivery
 //! that is due sooner; permits that wait for a backlog; a config that changed.
 //!
 //! A visit to a config claims only as many deliveries as there are permits free now, at most 64. The claim's

@@ -12,12 +12,12 @@ use super::load::{Loaded, load};
 use crate::domain::clock::{Clock, UnixMillis};
 use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::lanes::{HELD_LOOK, Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Result};
 use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest};
 use crate::redis::keys::ShardKeys;
-use crate::routing::{Lookup, Snapshot};
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
 
@@ -228,7 +228,7 @@ impl Scheduler {
             Loaded::Delivery(delivery, due) => {
                 let overdue = now.since(due) > parts.settings.retention.overdue_max;
                 let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(delivery, claim, credit);
+                let job = Job::of_claim(*delivery, claim, credit);
                 if overdue {
                     parts.settler.fail(&job, FailReason::Expired);
                 } else {
@@ -254,7 +254,7 @@ impl Scheduler {
         for loaded in load(&parts.link, &parts.keys, config, &claimed.ids).await? {
             if let Loaded::Delivery(delivery, _) = loaded {
                 let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(delivery, claimed.claim, credit);
+                let job = Job::of_claim(*delivery, claimed.claim, credit);
                 parts.settler.fail(&job, FailReason::Expired);
             }
         }
@@ -302,7 +302,7 @@ impl Scheduler {
                 continue;
             }
             let credit = parts.credit.take(delivery.body.len());
-            let job = Job::of_claim(delivery, score, credit);
+            let job = Job::of_claim(*delivery, score, credit);
             parts.settler.fail(&job, reason);
             jobs.push(job);
         }

@@ -1,14 +1,11 @@
 //! Routing: (event, snapshot of configs) -> targets. Pure; no I/O.
 //!
-//! Owns: the snapshot, the targets prepared from it. May use: `domain`. May not touch Redis or the network.
-
-mod snapshot;
-
-pub use snapshot::{Lookup, Snapshot, Target};
+//! Owns: which configs want an event. May use: `domain`. May not touch Redis or the network.
 
 use std::sync::Arc;
 
 use crate::domain::event::Event;
+use crate::domain::snapshot::{Snapshot, Target};
 
 /// Where an event goes.
 #[derive(Clone, Debug, Default)]

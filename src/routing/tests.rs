@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Lookup, Snapshot, route};
+use super::route;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{
     Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, EventType, StoredConfig, Tombstone,
@@ -10,6 +10,7 @@ use crate::domain::config::{
 use crate::domain::event::{Event, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, ConfigSequence, EventId, OrganisationId, ShardNumber, StreamId};
 use crate::domain::signature::Secret;
+use crate::domain::snapshot::{Lookup, Snapshot, Target};
 
 fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Config {
     Config {
@@ -44,7 +45,7 @@ fn event(organisation: &str, event_type: &str, only: Option<ConfigId>) -> Event 
     fields.check(id, &mut JsonScratch::default()).unwrap()
 }
 
-fn numbers(targets: &[Arc<super::Target>]) -> Vec<u32> {
+fn numbers(targets: &[Arc<Target>]) -> Vec<u32> {
     targets.iter().map(|target| target.config.id.sequence().0).collect()
 }
 

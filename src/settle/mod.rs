@@ -13,6 +13,7 @@
 mod credit;
 mod flush;
 mod job;
+mod plan;
 mod settler;
 mod verdict;
 

@@ -1,3 +1,5 @@
+//! The table of denied networks, by property: every address of each is denied, in every form that carries it.
+
 use super::*;
 use proptest::prelude::*;
 

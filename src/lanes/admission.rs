@@ -17,8 +17,8 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::domain::snapshot::{Lookup, Snapshot, Target};
 use crate::metrics::WalkMetrics;
-use crate::routing::{Lookup, Snapshot, Target};
 use crate::settings::Settings;
 use crate::settle::{Attempted, Credit, Job, Settler};
 

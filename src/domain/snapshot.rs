@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::domain::config::{Config, DisabledReason, Endpoint, StoredConfig};
-use crate::domain::ids::{ConfigId, OrganisationId};
+use super::config::{Config, DisabledReason, Endpoint, StoredConfig};
+use super::ids::{ConfigId, OrganisationId};
 
 /// A config and the endpoint prepared from it.
 #[derive(Debug)]
