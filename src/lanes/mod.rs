@@ -10,6 +10,7 @@
 //! nothing waits in memory for over a second.
 
 mod admission;
+mod attempting;
 mod lane;
 mod permits;
 

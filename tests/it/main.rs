@@ -19,6 +19,7 @@ mod logs;
 mod ops;
 mod publish;
 mod receiver;
+mod regressions;
 mod serving;
 mod stage;
 #[allow(dead_code)]
