@@ -1,4 +1,4 @@
-//! A worker's lanes.
+//! A worker's lanes: what becomes of a delivery that comes in, and of one that waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -62,11 +62,11 @@ pub struct Lanes {
     swept_to: Cell<u64>,
     handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
-    waiting: RefCell<HashSet<ConfigId>>,
+    pub(super) waiting: RefCell<HashSet<ConfigId>>,
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    sending: Cell<bool>,
+    pub(super) sending: Cell<bool>,
     all_done: Notify,
 }
 
@@ -134,6 +134,12 @@ impl Lanes {
             permits.push(permit);
         }
         permits
+    }
+
+    /// How long `config`'s gate stays shut; `None` while it is open.
+    #[must_use]
+    pub fn shut_for(&self, config: ConfigId) -> Option<Duration> {
+        self.lane(config).permits.gate.shut_for(std::time::Instant::now())
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.
@@ -262,13 +268,15 @@ impl Lanes {
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
-        short && lane.queue.borrow().len() < share.max(1)
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        open && short && lane.queue.borrow().len() < share.max(1)
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         // Permits wait for a backlog only where a scheduler comes for them.
         lane.backlog.set(self.parts.settings.process.roles.retry);
-        self.parts.settler.park(job, Duration::ZERO, FULL_LOOK);
+        let look = lane.permits.gate.shut_for(std::time::Instant::now()).unwrap_or(FULL_LOOK);
+        self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
     }
 
@@ -310,25 +318,6 @@ impl Lanes {
         for config in waiting {
             let lane = self.lane(config);
             self.pump(&lane);
-        }
-    }
-
-    /// Starts queued deliveries while there are permits.
-    pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
-        lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
-            let next = lane.queue.borrow_mut().pop_front();
-            match next {
-                Some(job) if !job.settling.get() => {
-                    let number = job.number.get();
-                    self.start(lane, number, job, permit);
-                }
-                _ => drop(permit),
-            }
-        }
-        if lane.queue.borrow().is_empty() {
-            self.waiting.borrow_mut().remove(&lane.config);
         }
     }
 }

@@ -102,7 +102,8 @@ impl RedisError {
 }
 
 /// Whether a connection is of no further use after `error`: the network failed, an answer is overdue (later
-/// answers would be taken for those of other commands), or the server is no longer a writable primary.
+/// answers would be taken for those of other commands), the server is no longer a writable primary, or it forgot
+/// the scripts (SCRIPT FLUSH, a failover), which are loaded when a connection is made.
 fn breaks_connection(error: &redis::RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()

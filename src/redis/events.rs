@@ -165,6 +165,10 @@ pub async fn reject(
 ) -> Result<u64> {
     let kept = entry.fields.iter().take(REJECTED_FIELDS_MAX);
     let fields: Vec<Vec<u8>> = kept.flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let problem = match entry.fields.len().saturating_sub(REJECTED_FIELDS_MAX) {
+        0 => rejection.problem.clone(),
+        left_out => format!("{} ({left_out} further fields were left out)", rejection.problem),
+    };
     let call = REJECT.call_batch(
         [&keys.rejected()],
         &[],
@@ -172,7 +176,7 @@ pub async fn reject(
             kept_max.to_string().as_bytes(),
             entry.id.to_string().as_bytes(),
             rejection.field.as_bytes(),
-            rejection.problem.as_bytes(),
+            problem.as_bytes(),
         ],
         &fields,
     );

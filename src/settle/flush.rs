@@ -14,7 +14,7 @@ use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::PackedPage;
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result, new_pipeline};
-use crate::redis::deliveries::{Applied, Settled, Step, settle_answer};
+use crate::redis::fates::{Applied, Settled, Step, settle_answer};
 
 /// How long outcomes are gathered.
 const GATHER_TIME: Duration = Duration::from_millis(2);

@@ -9,8 +9,9 @@ use super::settler::{Action, Entry, Settler};
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::{PackedPage, PageBuilder, PageKey, Status};
 use crate::redis::connection::Pipeline;
-use crate::redis::deliveries::{BATCH_MAX, Fate, Proof, settle_command};
+use crate::redis::deliveries::BATCH_MAX;
 use crate::redis::events;
+use crate::redis::fates::{Fate, Proof, settle_command};
 use crate::redis::log_write::push_page;
 
 /// Most entries of one flush: bounds the pipeline's size.

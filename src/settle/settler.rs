@@ -18,7 +18,7 @@ use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
-use crate::redis::deliveries::Step;
+use crate::redis::fates::Step;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::Written;
 use crate::settings::Settings;

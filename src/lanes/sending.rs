@@ -1,4 +1,5 @@
-//! Attempts in flight: what begins one, what makes it, what follows it.
+//! From a permit to the next: starting an attempt, what it means for its lane, and who gets the permit that it
+//! gives back.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use crate::domain::delivery::FailReason;
 use crate::domain::outcome::{AttemptResult, Outcome};
 use crate::domain::snapshot::{Lookup, Target};
 use crate::settle::{Attempted, Job};
+
+/// The status whose `Retry-After` slows the lane.
+const SERVICE_UNAVAILABLE: u16 = 503;
 
 /// When to look again at a config one of whose attempts panicked: a fault of ours, so nobody is told of it, but
 /// it must not be repeated at once.
@@ -43,6 +47,25 @@ impl Drop for Running {
 // === impl Lanes ===
 
 impl Lanes {
+    /// Starts queued deliveries while there are permits.
+    pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
+        lane.drop_parked();
+        while self.sending.get() && !lane.queue.borrow().is_empty() {
+            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+            let next = lane.queue.borrow_mut().pop_front();
+            match next {
+                Some(job) if !job.settling.get() => {
+                    let number = job.number.get();
+                    self.start(lane, number, job, permit);
+                }
+                _ => drop(permit),
+            }
+        }
+        if lane.queue.borrow().is_empty() {
+            self.waiting.borrow_mut().remove(&lane.config);
+        }
+    }
+
     pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
         job.started.set(true);
         lane.in_flight.borrow_mut().insert(number, Instant::now());
@@ -103,8 +126,14 @@ impl Lanes {
         let metrics = &self.parts.metrics;
         metrics.outcome(outcome).increment(1);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
-        if let Err(fault) = &result.reply {
-            metrics.fault(fault.kind).increment(1);
+        match &result.reply {
+            Err(fault) => metrics.fault(fault.kind).increment(1),
+            Ok(answer) if answer.status == SERVICE_UNAVAILABLE => {
+                if let Some(asked) = answer.retry_after {
+                    lane.permits.gate.pace.hold(asked);
+                }
+            }
+            Ok(_) => {}
         }
     }
 
