@@ -19,8 +19,35 @@ use crate::settle::{Attempted, Job};
 /// The status whose `Retry-After` slows the lane.
 const SERVICE_UNAVAILABLE: u16 = 503;
 
+<<<<<<< HEAD
 /// After a 410, how long the lane waits for its config to change.
 const GONE_HOLD: Duration = Duration::from_millis(250);
+=======
+/// When to look again at a config one of whose attempts panicked: a fault of ours, so nobody is told of it, but
+/// it must not be repeated at once.
+const FAULT_LOOK: Duration = Duration::from_secs(60);
+
+/// An attempt in flight; dropping it ends it for its lane, however it ended.
+struct Running {
+    lanes: Rc<Lanes>,
+    lane: Rc<Lane>,
+    number: u64,
+    job: Rc<Job>,
+}
+
+// === impl Running ===
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.lane.in_flight.borrow_mut().remove(&self.number);
+        if std::thread::panicking() && self.job.is_undecided() {
+            // Its event must not wait for it for ever; a claimed delivery is due again when its claim is past.
+            self.lanes.parts.settler.park(&self.job, FAULT_LOOK, FAULT_LOOK);
+        }
+        self.lanes.close(self.number);
+    }
+}
+>>>>>>> refs/heads/review
 
 // === impl Lanes ===
 
@@ -47,15 +74,15 @@ impl Lanes {
     pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
         job.started.set(true);
         lane.in_flight.borrow_mut().insert(number, Instant::now());
-        let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
+        let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
-            let ended = lanes.attempt(&job).await;
-            lane.in_flight.borrow_mut().remove(&number);
-            if let Some(attempted) = ended {
-                lanes.observe(&lane, &attempted.result);
-                lanes.parts.settler.attempted(&job, attempted);
+            let Running { lanes, lane, job, .. } = &running;
+            if let Some(attempted) = lanes.attempt(job).await {
+                lanes.observe(lane, &attempted.result);
+                lanes.parts.settler.attempted(job, attempted);
             }
-            lanes.close(number);
+            let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
+            drop(running);
             lanes.next_for(&lane, &job, permit);
         });
     }

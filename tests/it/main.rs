@@ -20,6 +20,7 @@ mod logs;
 mod ops;
 mod publish;
 mod receiver;
+mod regressions;
 mod script_world;
 mod scripts;
 mod scripts_group;
