@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::breaker::Breaker;
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
@@ -127,6 +128,9 @@ impl Lanes {
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
+        if lane.permits.gate.shut_for(std::time::Instant::now()).is_some() {
+            return Vec::new();
+        }
         permits.truncate(max);
         while permits.len() < max
             && let Some(permit) = self.parts.permits.take(&lane.permits)
@@ -140,6 +144,24 @@ impl Lanes {
     #[must_use]
     pub fn shut_for(&self, config: ConfigId) -> Option<Duration> {
         self.lane(config).permits.gate.shut_for(std::time::Instant::now())
+    }
+
+    /// Whether `config`'s breaker lets a probe through now, if Redis does.
+    #[must_use]
+    pub fn probe_is_due(&self, config: ConfigId) -> bool {
+        self.sending.get() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
+    }
+
+    /// The permit of a probe, through the shut gate.
+    #[must_use]
+    pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
+        self.parts.permits.take_through(&self.lane(config).permits)
+    }
+
+    /// `config`'s breaker.
+    #[must_use]
+    pub fn breaker(&self, config: ConfigId) -> Arc<Breaker> {
+        Arc::clone(&self.lane(config).permits.gate.breaker)
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.

@@ -19,7 +19,7 @@ mod sending;
 
 pub(crate) use admission::HELD_LOOK;
 pub use admission::{Lanes, LanesParts};
-pub use breaker::Breaker;
+pub use breaker::{Breaker, Breakers, ProbeEnd, Report};
 pub use gate::Gate;
 pub use pace::Pace;
 pub use permits::{LanePermits, Permit, Permits};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::breaker::Breakers;
 use super::gate::Gate;
 use crate::domain::ids::ConfigId;
 use crate::settings::limits::LimitSettings;
@@ -17,6 +18,8 @@ const WINDOW_START: u32 = 8;
 /// The permits of a replica.
 #[derive(Debug)]
 pub struct Permits {
+    /// The breakers of the lanes.
+    pub breakers: Arc<Breakers>,
     lanes: Mutex<HashMap<ConfigId, Arc<LanePermits>>>,
     in_flight: AtomicU32,
     in_flight_max: u32,
@@ -47,8 +50,9 @@ pub struct Permit {
 impl Permits {
     /// No attempt is in flight.
     #[must_use]
-    pub fn new(limits: &LimitSettings) -> Arc<Self> {
+    pub fn new(limits: &LimitSettings, breakers: Arc<Breakers>) -> Arc<Self> {
         Arc::new(Self {
+            breakers,
             lanes: Mutex::default(),
             in_flight: AtomicU32::new(0),
             in_flight_max: limits.in_flight_max.max(1),
@@ -63,7 +67,7 @@ impl Permits {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let made = || {
             Arc::new(LanePermits {
-                gate: Gate::default(),
+                gate: Gate::new(self.breakers.of(config)),
                 in_flight: AtomicU32::new(0),
                 window: AtomicU32::new(WINDOW_START.min(self.config_max)),
                 mean_us: AtomicU64::new(0),
@@ -82,7 +86,19 @@ impl Permits {
     /// A permit for `lane`, if its gate is open and both it and the replica have one left.
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
-        if lane.gate.shut_for(Instant::now()).is_some() || !take_one(&self.in_flight, self.in_flight_max) {
+        if lane.gate.shut_for(Instant::now()).is_some() {
+            return None;
+        }
+        if lane.gate.breaker.take_restart() {
+            lane.window.store(1, Ordering::Relaxed);
+        }
+        self.take_through(lane)
+    }
+
+    /// A permit for `lane` although its gate may be shut: a probe's.
+    #[must_use]
+    pub fn take_through(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
+        if !take_one(&self.in_flight, self.in_flight_max) {
             return None;
         }
         if !take_one(&lane.in_flight, lane.window.load(Ordering::Relaxed)) {
@@ -164,9 +180,12 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::health::HealthSettings;
 
     fn permits(in_flight_max: u32, config_in_flight_max: u32) -> Arc<Permits> {
-        Permits::new(&LimitSettings { in_flight_max, config_in_flight_max, ..LimitSettings::default() })
+        let policy = HealthSettings::default().policy(Duration::ZERO);
+        let limits = LimitSettings { in_flight_max, config_in_flight_max, ..LimitSettings::default() };
+        Permits::new(&limits, Breakers::new(&policy))
     }
 
     fn take_all(permits: &Arc<Permits>, lane: &Arc<LanePermits>) -> Vec<Permit> {

@@ -75,9 +75,13 @@ impl Lanes {
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
+            let breaker = &lane.permits.gate.breaker;
             if let Some(attempted) = lanes.attempt(job).await {
+                breaker.observe(job.delivery.id, attempted.config_version, &attempted.result);
                 lanes.observe(lane, &attempted.result);
                 lanes.parts.settler.attempted(job, attempted);
+            } else {
+                breaker.not_attempted(job.delivery.id);
             }
             let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
             drop(running);

@@ -25,7 +25,7 @@ use crate::settle::{Credit, Job, Settler};
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When to look again at a config whose lane has no permit free: a permit that comes free brings a visit sooner.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
@@ -75,7 +75,15 @@ pub struct SchedulerParts {
 
 /// The scheduler of one worker on one shard.
 pub struct Scheduler {
-    parts: SchedulerParts,
+    pub(super) parts: SchedulerParts,
+}
+
+/// What a claim came to.
+pub(super) struct Claimed {
+    /// When to look at the config next.
+    pub(super) next: Option<UnixMillis>,
+    /// Attempts begun.
+    pub(super) attempts: usize,
 }
 
 // === impl Visits ===
@@ -191,23 +199,36 @@ impl Scheduler {
             self.parts.lanes.set_backlog(config, false);
         }
         match lookup {
-            Lookup::Active(_) => self.claim(config).await,
+            Lookup::Active(target) if self.parts.lanes.probe_is_due(config) => {
+                self.probe(config, target.config.version).await
+            }
+            Lookup::Active(_) => {
+                let permits = self.parts.lanes.reserve(config, BATCH_MAX);
+                let hold = self.parts.lanes.shut_for(config).unwrap_or(FULL_LOOK);
+                self.claim(config, permits, hold, None).await.map(|claimed| claimed.next)
+            }
             Lookup::Paused | Lookup::Unknown => self.hold(config).await,
             Lookup::Gone => self.fail_queue(config, FailReason::Gone).await,
             Lookup::Deleted => self.fail_queue(config, FailReason::Deleted).await,
         }
     }
 
-    /// Claims as many deliveries as there are permits free now, and starts them.
-    async fn claim(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
+    /// Claims as many deliveries as there are `permits`, and starts them, the first under the name of a probe where
+    /// one is given; looks again after `hold` where there is no permit.
+    pub(super) async fn claim(
+        &self,
+        config: ConfigId,
+        permits: Vec<Permit>,
+        hold: Duration,
+        probe: Option<&str>,
+    ) -> Result<Claimed> {
         let parts = &self.parts;
-        let permits = parts.lanes.reserve(config, BATCH_MAX);
         let full = permits.is_empty();
         let request = ClaimRequest {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
+            hold: if full { hold } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
@@ -215,14 +236,24 @@ impl Scheduler {
         let count = claimed.ids.len();
         parts.metrics.claimed.increment(count as u64);
         let loaded = load(&parts.link, &parts.keys, config, &claimed.ids).await?;
+        let mut attempts = 0;
         for (loaded, permit) in loaded.into_iter().zip(permits) {
-            self.begin(config, loaded, claimed.claim, permit, now);
+            attempts += usize::from(self.begin(config, loaded, claimed.claim, permit, now, probe));
         }
         parts.lanes.set_backlog(config, more);
-        Ok(claimed.next)
+        Ok(Claimed { next: claimed.next, attempts })
     }
 
-    fn begin(&self, config: ConfigId, loaded: Loaded, claim: Claim, permit: Permit, now: UnixMillis) {
+    /// Starts an attempt; false where the delivery ends, or stays, without one.
+    fn begin(
+        &self,
+        config: ConfigId,
+        loaded: Loaded,
+        claim: Claim,
+        permit: Permit,
+        now: UnixMillis,
+        probe: Option<&str>,
+    ) -> bool {
         let parts = &self.parts;
         match loaded {
             Loaded::Delivery(delivery, due) => {
@@ -232,11 +263,16 @@ impl Scheduler {
                 if overdue {
                     parts.settler.fail(&job, FailReason::Expired);
                 } else {
+                    if let Some(holder) = probe {
+                        parts.lanes.breaker(config).begin_probe(holder.to_owned(), job.delivery.id);
+                    }
                     parts.lanes.start_claimed(job, permit);
                 }
+                !overdue
             }
             Loaded::Unreadable(id) => {
                 tracing::error!(delivery = %id, %config, "a queued delivery has no usable record; it stays in its queue");
+                false
             }
         }
     }
