@@ -257,10 +257,10 @@ fn ahead_of_time(shard: &ShardFacts, now: UnixMillis) -> Option<Finding> {
     let ahead = shown(last.ms - now.0);
     let events = &shard.events;
     let what = format!("{events}: the last id {last} is {ahead} ahead of Redis's clock");
+    let id = format!("{}-0", now.0);
     let change = format!(
         "find the producer that writes ids instead of *; when the stream is empty (postrider trims it), \
-         XSETID {events} {}-0",
-        now.0
+         XSETID {events} {id}, then XGROUP SETID {events} dispatchers {id}: without it the group skips what comes"
     );
     Some(warn("ids", what, change))
 }

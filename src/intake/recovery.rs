@@ -21,6 +21,9 @@ const BATCH: u32 = 100;
 /// An entry that was given to consumers this often is processed with nothing else in memory.
 const ALONE_FROM: u64 = 5;
 
+/// Longest wait for the rest of the memory to be settled.
+const ALONE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// An entry that was given to consumers this often is rejected: something about it ends processes.
 const POISON_FROM: u64 = 10;
 
@@ -63,16 +66,21 @@ impl Intake {
         }
         let alone = pending.deliveries >= ALONE_FROM;
         if alone {
-            self.parts.credit.all_back().await;
+            self.emptied().await;
         }
         match self.check(entry) {
             Ok(event) => self.deliver_again(consumer, &event).await?,
             Err(rejection) => self.reject(pending.id, &rejection).await?,
         }
         if alone {
-            self.parts.credit.all_back().await;
+            self.emptied().await;
         }
         Ok(())
+    }
+
+    /// Waits until nothing is in memory; not for ever, as the scheduler may keep something there all the time.
+    async fn emptied(&self) {
+        let _ = tokio::time::timeout(ALONE_WAIT, self.parts.credit.all_back()).await;
     }
 
     /// Makes the deliveries that have no record yet. A config that was paused since still gets its delivery,

@@ -102,14 +102,16 @@ impl RedisError {
 }
 
 /// Whether a connection is of no further use after `error`: the network failed, an answer is overdue (later
-/// answers would be taken for those of other commands), or the server is no longer a writable primary.
+/// answers would be taken for those of other commands), the server is no longer a writable primary, or it forgot
+/// the scripts (SCRIPT FLUSH, a failover), which are loaded when a connection is made.
 fn breaks_connection(error: &redis::RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Parse)
-        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
+        // NOSCRIPT: a new connection loads the scripts, which a flush or a change of servers has dropped.
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOSCRIPT"))
 }
 
 /// An empty pipeline: this room makes it, others fill it with this room's commands.

@@ -42,6 +42,10 @@ pub struct Floor {
 /// Entries that one `XTRIM` removes at most: keeps it under a millisecond.
 const TRIM_LIMIT: u32 = 10_000;
 
+/// Fields of a rejected entry that are kept: a script's call takes some 8,000 arguments, and an entry that cannot be
+/// rejected would stop its reader.
+const REJECTED_FIELDS_MAX: usize = 1_000;
+
 /// Reads new entries for `consumer`; an empty list when none came within `block`.
 ///
 /// # Errors
@@ -159,8 +163,12 @@ pub async fn reject(
     rejection: &Rejection,
     kept_max: u64,
 ) -> Result<u64> {
-    let fields: Vec<Vec<u8>> =
-        entry.fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let kept = entry.fields.iter().take(REJECTED_FIELDS_MAX);
+    let fields: Vec<Vec<u8>> = kept.flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+    let problem = match entry.fields.len().saturating_sub(REJECTED_FIELDS_MAX) {
+        0 => rejection.problem.clone(),
+        left_out => format!("{} ({left_out} further fields were left out)", rejection.problem),
+    };
     let call = REJECT.call_batch(
         [&keys.rejected()],
         &[],
@@ -168,7 +176,7 @@ pub async fn reject(
             kept_max.to_string().as_bytes(),
             entry.id.to_string().as_bytes(),
             rejection.field.as_bytes(),
-            rejection.problem.as_bytes(),
+            problem.as_bytes(),
         ],
         &fields,
     );

@@ -110,6 +110,10 @@ impl Scheduler {
             let sleep = match self.run_once().await {
                 Ok(sleep) => {
                     pause = PAUSE_MIN;
+                    if self.parts.lanes.has_backlog_ready(self.parts.keys.shard) {
+                        // Permits came free during this round, when nobody listened for the wake-up.
+                        continue;
+                    }
                     sleep
                 }
                 Err(error) => {
@@ -136,15 +140,14 @@ impl Scheduler {
     /// Redis's.
     pub async fn run_once(&self) -> Result<Duration> {
         let shard = self.parts.keys.shard;
-        for config in self.parts.lanes.take_backlog_ready(shard) {
-            self.visit(config).await?;
-        }
+        let lanes = &self.parts.lanes;
+        let backlogs = lanes.take_backlog_ready(shard);
+        self.visit_all(backlogs, |config| lanes.backlog_is_ready(shard, config)).await?;
         if !self.parts.scans {
             return Ok(SLEEP_MAX);
         }
-        for config in self.parts.visits.take(shard) {
-            self.visit(config).await?;
-        }
+        let changed = self.parts.visits.take(shard);
+        self.visit_all(changed, |config| self.parts.visits.ask(shard, config)).await?;
         let now = self.parts.clock.now();
         let (due, later) =
             deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
@@ -168,9 +171,25 @@ impl Scheduler {
         }
     }
 
+    /// Visits these configs; after an error, `again` is asked for those that were not.
+    async fn visit_all(&self, configs: Vec<ConfigId>, again: impl Fn(ConfigId)) -> Result<()> {
+        let mut rest = configs.into_iter();
+        while let Some(config) = rest.next() {
+            if let Err(error) = self.visit(config).await {
+                std::iter::once(config).chain(rest).for_each(again);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Visits a config; answers when to look at it next.
     async fn visit(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
         let lookup = self.parts.snapshot.load().lookup(config);
+        if !matches!(lookup, Lookup::Active(_)) {
+            // Permits that wait for this backlog would wait until the config is resumed, and then block its lane.
+            self.parts.lanes.set_backlog(config, false);
+        }
         match lookup {
             Lookup::Active(_) => self.claim(config).await,
             Lookup::Paused | Lookup::Unknown => self.hold(config).await,
@@ -188,7 +207,7 @@ impl Scheduler {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { FULL_LOOK } else { Duration::ZERO },
+            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();

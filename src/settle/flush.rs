@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use redis::Value;
+use tokio::time::Instant;
 
 use super::job::{Hold, Job};
 use super::plan::Unit;
@@ -13,10 +14,13 @@ use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::PackedPage;
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result, new_pipeline};
-use crate::redis::deliveries::{Applied, Settled, Step, settle_answer};
+use crate::redis::fates::{Applied, Settled, Step, settle_answer};
 
 /// How long outcomes are gathered.
 const GATHER_TIME: Duration = Duration::from_millis(2);
+
+/// A store that refused a write for want of memory counts as full for so long.
+const FULL_FOR: Duration = Duration::from_secs(10);
 
 /// First and longest pause after a failed flush.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -30,7 +34,10 @@ impl Settler {
         let mut pause = PAUSE_MIN;
         loop {
             self.gathered().await;
-            if self.flush().await {
+            self.flushing.set(true);
+            let good = self.flush().await;
+            self.flushing.set(false);
+            if good {
                 pause = PAUSE_MIN;
             } else {
                 let jitter = pause.mul_f64(rand::random::<f64>() * 0.5);
@@ -80,12 +87,21 @@ impl Settler {
                 Ok(values) => good &= self.succeeded(unit, values),
                 Err(error) => {
                     self.note(&error, "a write failed; it is repeated");
+                    if error.code() == Some("OOM") {
+                        self.full_until.set(Some(Instant::now() + FULL_FOR));
+                    }
                     self.put_back(unit);
                     good = false;
                 }
             }
         }
         good
+    }
+
+    /// Whether Redis refused a plain write for want of memory a short while ago. The scripts it still takes, so
+    /// that what was delivered can be acknowledged and trimmed.
+    pub(super) fn store_is_full(&self) -> bool {
+        self.full_until.get().is_some_and(|until| Instant::now() < until)
     }
 
     fn note(&self, error: &RedisError, what: &'static str) {
@@ -121,7 +137,6 @@ impl Settler {
                         self.count_delivered(&entry);
                         self.decided(&entry.job);
                     }
-                    self.finished_one();
                 }
             }
             Unit::Script { page, shard, config, entries } => {
@@ -154,16 +169,18 @@ impl Settler {
             Applied::Now(claim) if hands_off => {
                 self.one_handed_off(&job, Hold::Claimed(claim));
             }
-            Applied::Before if hands_off => self.one_handed_off(&job, Hold::Lost),
-            Applied::QueueFull if hands_off => self.hand_off_refused(&job),
-            Applied::QueueFull => {
-                self.finished_one();
-                self.fail(&job, FailReason::BacklogFull);
-                return;
+            Applied::Before(claim) if hands_off => {
+                // The first answer was lost: the claim that it set is still this worker's while nobody else can
+                // have claimed the delivery.
+                let own = claim.0 > 0 && job.since.elapsed() < self.claim_lease();
+                self.one_handed_off(&job, if own { Hold::Claimed(claim) } else { Hold::Lost });
             }
+            Applied::QueueFull if hands_off => self.hand_off_refused(&job),
+            Applied::QueueFull => self.fail(&job, FailReason::BacklogFull),
             Applied::Lost => {
                 self.parts.metrics.settles_lost.increment(1);
-                if let Some(ticket) = &job.ticket {
+                // A claim that is lost says nothing of the event, which was released at the hand-off.
+                if let Some(ticket) = job.ticket.as_ref().filter(|_| !job.released.get()) {
                     ticket.lose();
                 }
                 if hands_off {
@@ -172,22 +189,19 @@ impl Settler {
                     self.decided(&job);
                 }
             }
-            Applied::Now(_) | Applied::Before => {
+            Applied::Now(_) | Applied::Before(_) => {
                 let done = Entry { job, action: Action::Step(step, reason), row };
                 self.count_fate(&done);
                 self.decided(&done.job);
             }
         }
-        self.finished_one();
     }
 
     /// The hand-off was answered: the event needs this delivery no longer, and an outcome that came meanwhile is
     /// decided now.
     fn one_handed_off(&self, job: &Rc<Job>, next: Hold) {
         let previous = job.hold.replace(next);
-        if let Some(ticket) = &job.ticket {
-            self.one_decided(ticket);
-        }
+        self.release(job);
         if let Hold::HandingOff(Some(attempted)) = previous {
             self.attempted(job, *attempted);
         }
@@ -232,9 +246,5 @@ impl Settler {
 
     fn wrote(&self, shard: ShardNumber, config: ConfigId, page: &PackedPage) {
         self.chores.borrow_mut().written.entry((shard, config)).or_default().add(page);
-    }
-
-    pub(super) fn finished_one(&self) {
-        self.unsettled.set(self.unsettled.get().saturating_sub(1));
     }
 }

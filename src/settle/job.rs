@@ -50,6 +50,8 @@ pub struct Job {
     pub started: Cell<bool>,
     /// Its fate is queued for a flush.
     pub settling: Cell<bool>,
+    /// Its event needs it no longer: it was handed off, or decided.
+    pub released: Cell<bool>,
     _credit: CreditHold,
 }
 
@@ -155,6 +157,7 @@ impl Job {
             number: Cell::new(0),
             started: Cell::new(false),
             settling: Cell::new(false),
+            released: Cell::new(false),
             _credit: credit,
         })
     }

@@ -9,8 +9,9 @@ use super::settler::{Action, Entry, Settler};
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::{PackedPage, PageBuilder, PageKey, Status};
 use crate::redis::connection::Pipeline;
-use crate::redis::deliveries::{BATCH_MAX, Fate, Proof, settle_command};
+use crate::redis::deliveries::BATCH_MAX;
 use crate::redis::events;
+use crate::redis::fates::{Fate, Proof, settle_command};
 use crate::redis::log_write::push_page;
 
 /// Most entries of one flush: bounds the pipeline's size.
@@ -103,7 +104,13 @@ impl Settler {
             }
             let Some(page) = builder.finish() else { continue };
             let keys = &self.parts.shards[usize::from(shard.0)];
-            let count = push_page(commands, keys, config, &page);
+            let count = if self.store_is_full() {
+                let retention = &self.parts.settings.retention;
+                commands.add_command(settle_command(keys, config, &[], Some(&page), retention));
+                1
+            } else {
+                push_page(commands, keys, config, &page)
+            };
             units.push(Unit::Page { commands: count, page, shard, config, entries: taken });
         }
     }
@@ -125,13 +132,11 @@ impl Settler {
                 && fates.len() < BATCH_MAX
                 && let Some(entry) = rest.next()
             {
-                match entry.fate() {
-                    Some(fate) => {
-                        entry.put_row(&mut builder);
-                        fates.push(fate);
-                        taken.push(entry);
-                    }
-                    None => self.finished_one(),
+                // Without one it was decided meanwhile, or belongs to another owner.
+                if let Some(fate) = entry.fate() {
+                    entry.put_row(&mut builder);
+                    fates.push(fate);
+                    taken.push(entry);
                 }
             }
             if taken.is_empty() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::job::{Attempted, Consumer, Hold, Job, Ticket};
 use super::verdict::{Verdict, judge};
@@ -17,7 +18,7 @@ use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
-use crate::redis::deliveries::Step;
+use crate::redis::fates::Step;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::Written;
 use crate::settings::Settings;
@@ -55,8 +56,13 @@ pub struct Settler {
     pub(super) held: RefCell<HashSet<EventId>>,
     pub(super) wake: Notify,
     pub(super) chores: RefCell<Chores>,
-    pub(super) unsettled: Cell<usize>,
+    /// A flush is under way: what it took from the queue and from the acknowledgements is not written yet.
+    pub(super) flushing: Cell<bool>,
+    /// The store is full: log pages go through the script, which it still takes.
+    pub(super) full_until: Cell<Option<Instant>>,
     pub(super) quiet: Notify,
+    /// Wakes who does the chores: one of them is urgent.
+    pub chore_wake: Notify,
 }
 
 /// What settling leaves to be done beside the walk.
@@ -100,8 +106,10 @@ impl Settler {
             held: RefCell::default(),
             wake: Notify::new(),
             chores: RefCell::default(),
-            unsettled: Cell::new(0),
+            flushing: Cell::new(false),
+            full_until: Cell::new(None),
             quiet: Notify::new(),
+            chore_wake: Notify::new(),
         })
     }
 
@@ -129,8 +137,11 @@ impl Settler {
         self.one_decided(ticket);
     }
 
-    /// An attempt is over.
+    /// An attempt is over. One that was given up has its fate already: a second one would count twice.
     pub fn attempted(&self, job: &Rc<Job>, attempted: Attempted) {
+        if job.settling.get() {
+            return;
+        }
         let mut hold = job.hold.borrow_mut();
         match &mut *hold {
             Hold::HandingOff(waiting) => *waiting = Some(Box::new(attempted)),
@@ -202,7 +213,7 @@ impl Settler {
 
     /// Waits until nothing is left to write or to acknowledge.
     pub async fn all_written(&self) {
-        while self.unsettled.get() > 0 || !self.acks.borrow().is_empty() || !self.queue.borrow().is_empty() {
+        while self.flushing.get() || !self.acks.borrow().is_empty() || !self.queue.borrow().is_empty() {
             self.quiet.notified().await;
         }
     }
@@ -229,6 +240,7 @@ impl Settler {
             Verdict::Failed(reason) => {
                 if reason == FailReason::Gone {
                     self.chores.borrow_mut().gone.push((job.delivery.config, attempted.config_version));
+                    self.chore_wake.notify_one();
                 }
                 let mut row = self.attempt_row(job, attempted, &tried, Status::Failed);
                 row.reason = Some(reason);
@@ -257,7 +269,6 @@ impl Settler {
         if !matches!(entry.action, Action::Step(Step::HandOff { .. }, _)) {
             entry.job.settling.set(true);
         }
-        self.unsettled.set(self.unsettled.get() + 1);
         let mut queue = self.queue.borrow_mut();
         queue.push_back(entry);
         // The flush waits for the first and for company enough; a wake-up for each in between is wasted.
@@ -269,12 +280,20 @@ impl Settler {
     /// The delivery's fate is durable.
     pub(super) fn decided(&self, job: &Job) {
         *job.hold.borrow_mut() = Hold::Decided;
-        if let Some(ticket) = &job.ticket {
+        self.release(job);
+    }
+
+    /// The delivery's event needs it no longer. Counts once: a delivery that was handed off is decided later, and
+    /// must not count for one that has no fate yet.
+    pub(super) fn release(&self, job: &Job) {
+        if let Some(ticket) = &job.ticket
+            && !job.released.replace(true)
+        {
             self.one_decided(ticket);
         }
     }
 
-    pub(super) fn one_decided(&self, ticket: &Rc<Ticket>) {
+    fn one_decided(&self, ticket: &Rc<Ticket>) {
         if ticket.decided_one() {
             self.acknowledge(ticket);
         } else if ticket.is_done() {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinHandle as TaskHandle, LocalSet, spawn_local};
 use tokio::time::Instant;
 
@@ -92,6 +92,7 @@ pub fn spawn(
 ) -> std::io::Result<JoinHandle<Drained>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+        let _vital = Vital("worker");
         let local = LocalSet::new();
         local.block_on(&runtime, live(shared, worker, duties, stop))
     })
@@ -107,23 +108,22 @@ async fn live(
     let mut tasks = Vec::new();
     let mut sources = Vec::new();
     let run = Rc::clone(&settler);
-    tasks.push(spawn_local(async move { run.run().await }));
-    tasks.push(spawn_local(do_chores(chores)));
+    tasks.push(spawn_vital("settler", async move { run.run().await }));
+    let (end_chores, chores_ended) = oneshot::channel();
+    let chores = spawn_vital("chores", do_chores(chores, Rc::clone(&settler), chores_ended));
     let mut memberships = Vec::new();
     for rooms in shards {
         memberships.push((rooms.keys.clone(), Rc::clone(&rooms.membership)));
         start_shard(&shared, &link, rooms, &stop, &mut tasks, &mut sources);
     }
     let leases: Vec<_> = memberships.iter().map(|(_, membership)| Rc::clone(membership)).collect();
-    tasks.push(spawn_local(tick(
-        Arc::clone(&shared),
-        worker,
-        Rc::clone(&lanes),
-        Rc::clone(&attempter),
-        leases,
-    )));
+    let ticking = tick(Arc::clone(&shared), worker, Rc::clone(&lanes), Rc::clone(&attempter), leases);
+    tasks.push(spawn_vital("tick", ticking));
     let _ = stop.wait_for(|stop| *stop).await;
-    let drained = drain(&shared, &link, &lanes, &settler, sources, &memberships).await;
+    let mut drained = drain(&shared, &lanes, &settler, sources).await;
+    let _ = end_chores.send(());
+    let _ = tokio::time::timeout(LAST_WRITES, chores).await;
+    drained.clean &= leave(&link, &memberships).await;
     tasks.iter().for_each(TaskHandle::abort);
     drained
 }
@@ -138,21 +138,42 @@ fn start_shard(
     sources: &mut Vec<TaskHandle<()>>,
 ) {
     let ShardRooms { keys, duty, membership, intake, scheduler, observer } = rooms;
-    tasks.push(spawn_local(renew(Arc::clone(shared), Rc::clone(link), keys.clone(), membership)));
+    let renewing = renew(Arc::clone(shared), Rc::clone(link), keys.clone(), membership);
+    tasks.push(spawn_vital("lease", renewing));
     if let Some(intake) = intake {
         let stop = stop.clone();
-        sources.push(spawn_local(async move { intake.run(stop).await }));
+        sources.push(spawn_vital("intake", async move { intake.run(stop).await }));
     }
     if let Some(scheduler) = scheduler {
         let stop = stop.clone();
-        sources.push(spawn_local(async move { scheduler.run(stop).await }));
+        sources.push(spawn_vital("scheduler", async move { scheduler.run(stop).await }));
     }
     if let Some(observer) = observer {
-        tasks.push(spawn_local(observe(observer)));
+        tasks.push(spawn_vital("observer", observe(observer, stop.clone())));
     }
     if duty.scans {
-        tasks.push(spawn_local(keep_up(Arc::clone(shared), Rc::clone(link), keys)));
+        tasks.push(spawn_vital("sampler", keep_up(Arc::clone(shared), Rc::clone(link), keys)));
     }
+}
+
+/// What a worker cannot live without. A panic in it ends the process at once, as a crash would: a worker that went
+/// on without its settler would hold its lease, and so its events, for ever. Other replicas take them over.
+struct Vital(&'static str);
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(part = self.0, "a part of a worker panicked; the process ends");
+            std::process::abort();
+        }
+    }
+}
+
+fn spawn_vital(part: &'static str, work: impl Future<Output = ()> + 'static) -> TaskHandle<()> {
+    spawn_local(async move {
+        let _vital = Vital(part);
+        work.await;
+    })
 }
 
 async fn tick(
@@ -201,8 +222,9 @@ async fn renew(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys, membership:
     }
 }
 
-async fn observe(mut observer: Observer) {
-    loop {
+/// Ends with the intake: what is taken over then would only wait for the next replica.
+async fn observe(mut observer: Observer, stop: watch::Receiver<bool>) {
+    while !*stop.borrow() {
         if let Err(error) = observer.run_once().await {
             metrics::redis_error(error.operation);
         }
@@ -210,12 +232,20 @@ async fn observe(mut observer: Observer) {
     }
 }
 
-async fn do_chores(mut chores: ChoreRunner) {
+/// Ends after a last round that leaves nothing for later, when `ended` says so.
+async fn do_chores(mut chores: ChoreRunner, settler: Rc<Settler>, mut ended: oneshot::Receiver<()>) {
     loop {
-        tokio::time::sleep(CHORES_EVERY).await;
-        if let Err(error) = chores.run_once(false).await {
+        let last = tokio::select! {
+            _ = &mut ended => true,
+            () = settler.chore_wake.notified() => false,
+            () = tokio::time::sleep(CHORES_EVERY) => false,
+        };
+        if let Err(error) = chores.run_once(last).await {
             metrics::redis_error(error.operation);
             tracing::warn!(%error, "a chore failed; trying again");
+        }
+        if last {
+            return;
         }
     }
 }
@@ -232,18 +262,19 @@ async fn keep_up(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys) {
 
 /// Stops in this order, and why: the sources first, so that nothing new comes; then what waits in memory is
 /// parked, so that another replica may have it; then attempts may end until the deadline; what is still under way
-/// is given up; the last writes and acknowledgements go out; the worker leaves what it owns nothing of.
+/// is given up; the last writes and acknowledgements go out. The worker then leaves what it owns nothing of.
 async fn drain(
     shared: &Shared,
-    link: &Link,
     lanes: &Rc<Lanes>,
     settler: &Settler,
     sources: Vec<TaskHandle<()>>,
-    memberships: &[(ShardKeys, Rc<Membership>)],
 ) -> Drained {
     let deadline = Instant::now() + shared.settings.delivery.drain_timeout;
-    for source in sources {
-        let _ = tokio::time::timeout_at(deadline, source).await;
+    for mut source in sources {
+        if tokio::time::timeout_at(deadline, &mut source).await.is_err() {
+            // What it has read and not begun stays pending, for another replica.
+            source.abort();
+        }
     }
     lanes.park_waiting();
     let given_up = match tokio::time::timeout_at(deadline, lanes.all_done()).await {
@@ -251,10 +282,15 @@ async fn drain(
         Err(_) => lanes.give_up(),
     };
     let written = tokio::time::timeout(LAST_WRITES, settler.all_written()).await.is_ok();
+    Drained { given_up, clean: written }
+}
+
+/// Leaves every group; false where something is still pending.
+async fn leave(link: &Link, memberships: &[(ShardKeys, Rc<Membership>)]) -> bool {
     let mut left = true;
     for (keys, membership) in memberships {
         let leave = tokio::time::timeout(LAST_WRITES, membership.leave(link, keys)).await;
         left &= matches!(leave, Ok(Ok(true)));
     }
-    Drained { given_up, clean: written && left }
+    left
 }

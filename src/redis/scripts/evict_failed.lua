@@ -8,7 +8,8 @@
 -- ARGV[1] config id (12 bytes, as in a record)
 -- ARGV[2..] the delivery ids, one per pair of keys
 --
--- Returns the number of deliveries dropped; one that is no longer failed is left alone.
+-- Returns the number of members dropped; one that is no longer in the failed set is left alone, and so is a
+-- record that is another config's or waits in the queue.
 -- Bound: 64 deliveries a call, checked by the caller.
 -- Atomic because a delivery that is retried by hand meanwhile must keep its record.
 local count = 0

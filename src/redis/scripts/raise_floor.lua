@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Sets floor to the greatest stream id at or below which every event has a durable fate: the id just before the
--- smallest pending one, or the last delivered one when nothing is pending. Never lowers it.
+-- smallest pending one, or the last delivered one when nothing is pending. It rises, unless an operator set the
+-- group back: then the floor follows, or entries that are to be read again would be trimmed.
 --
 -- KEYS[1] events (stream)        KEYS[2] floor (string)
 --
@@ -18,33 +19,23 @@ for _, group in ipairs(groups) do
 end
 if not delivered then return { redis.call('GET', KEYS[2]) or '', 0 } end
 
-local function parts(id)
-  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  return ms, seq
-end
--- Decimal strings without leading zeros: the longer is the greater, then the alphabet decides. Sequence numbers
--- go up to 2^64 - 1, which Lua's numbers cannot hold.
-local function less(a, b)
-  if #a ~= #b then return #a < #b end
-  return a < b
+-- The number before a decimal one above 0. As text, for ids go up to 2^64 - 1 and Lua's numbers hold 53 bits: a
+-- floor that was rounded up would have a pending entry trimmed.
+local function before(number)
+  local head, digit, zeros = string.match(number, '^(%d*)([1-9])(0*)$')
+  local text = head .. (tonumber(digit) - 1) .. string.rep('9', #zeros)
+  return (string.gsub(text, '^0+(%d)', '%1'))
 end
 
 local summary = redis.call('XPENDING', KEYS[1], 'dispatchers')
 local floor = delivered
 if summary[1] > 0 then
-  local ms, seq = parts(summary[2])
+  local ms, seq = string.match(summary[2], '^(%d+)-(%d+)$')
   if seq ~= '0' then
-    -- Ids with a sequence of 2^32 or more are rejected at once, so what stays pending fits a number.
-    floor = ms .. '-' .. string.format('%.0f', tonumber(seq) - 1)
+    floor = ms .. '-' .. before(seq)
   else
-    floor = string.format('%.0f', math.max(tonumber(ms) - 1, 0)) .. '-18446744073709551615'
+    floor = before(ms) .. '-18446744073709551615'
   end
-end
-local old = redis.call('GET', KEYS[2])
-if old then
-  local old_ms, old_seq = parts(old)
-  local ms, seq = parts(floor)
-  if less(ms, old_ms) or (ms == old_ms and not less(old_seq, seq)) then return { old, summary[1] } end
 end
 redis.call('SET', KEYS[2], floor)
 return { floor, summary[1] }

@@ -21,9 +21,12 @@
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
 --   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
---   status 2: its fate was durable already (a second application, or the record of an earlier owner)
+--   status 2: proof 'p', and its fate is durable already: a second application, or the record of an earlier owner;
+--   the score is its score in the queue, 0 where it is not there
 --   status 3: not applied, the queue is full
---   status 0: not applied, the caller is not the owner; only the log page was written
+--   status 0: not applied, the caller is not the owner (so a second application under a claim, whose score the
+--   first one changed) or the record is another config's
+-- The log page is written whatever the statuses are; readers tell equal rows apart.
 -- Bound: 64 deliveries a call, checked by the caller.
 -- Atomic because ownership, record, queue, index of due configs, body count and sizes must change together:
 -- a crash between any two of them would lose the delivery or repeat it for ever.
@@ -76,14 +79,15 @@ local function settle(at, key, body_key)
   local old = redis.call('GET', key)
   if old and string.sub(old, 5, 16) ~= ARGV[2] then return 0, 0 end
   if not owned(proof, value, consumer, id) then return 0, 0 end
-  if proof == 'p' and old then return 2, 0 end
+  if proof == 'p' and old then return 2, tonumber(redis.call('ZSCORE', queue, id) or '0') end
   local queued = proof == 'c'
+  -- Subtracted from 0 below: Redis 7.0 writes a negated 0 as "-0" and then refuses it.
   local old_weight = old and weight(old) or 0
   if action == 'd' then
     redis.call('ZREM', queue, id)
     redis.call('UNLINK', key)
     if old and string.byte(old, 4) == 1 then body_drop(body_key) end
-    redis.call('HINCRBY', size, 'queueBytes', -old_weight)
+    redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight)
     return 1, now
   end
   local new_weight = weight(record)
@@ -92,7 +96,7 @@ local function settle(at, key, body_key)
     redis.call('ZREM', queue, id)
     redis.call('ZADD', failed, now, id)
     redis.call('HINCRBY', size, 'failedBytes', new_weight)
-    if queued then redis.call('HINCRBY', size, 'queueBytes', -old_weight) end
+    if queued then redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight) end
   else
     if not queued then
       local bytes = tonumber(redis.call('HGET', size, 'queueBytes') or '0')
@@ -124,7 +128,10 @@ for i = 0, count - 1 do
   answer[#answer + 1] = score
 end
 -- An empty queue needs no look: its place in due may lie as far ahead as the last claim's end.
-if redis.call('ZCARD', queue) == 0 then redis.call('ZREM', due, ARGV[1]) end
+if redis.call('ZCARD', queue) == 0 then
+  redis.call('ZREM', due, ARGV[1])
+  redis.call('HDEL', size, 'queueBytes')
+end
 answer[#answer + 1] = redis.call('ZCARD', failed)
 answer[#answer + 1] = tonumber(redis.call('HGET', size, 'failedBytes') or '0')
 return answer

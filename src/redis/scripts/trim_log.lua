@@ -9,10 +9,15 @@
 -- ARGV[6] most bytes of payload pages
 -- ARGV[7] both streams expire when idle for this long, ms
 --
--- Returns {rows dropped, 1 when a cap is still passed}: the caller then calls again with nothing written.
+-- Returns {rows dropped, 1 when a cap may still be passed}: the caller then calls again with nothing written.
+-- Applied twice it counts twice: caps are then kept early, never late, until the log is empty or expires.
 -- Bound: 64 pages a call.
 -- Atomic because the sizes must tell what the streams hold, whoever else writes to them.
 local dropped, steps = 0, 0
+-- This script lets the streams expire, so one that would stay for ever was begun since: what the sizes tell is of
+-- an earlier one, which expired.
+if redis.call('PTTL', KEYS[1]) == -1 then redis.call('HDEL', KEYS[3], 'logRows', 'logBytes') end
+if redis.call('PTTL', KEYS[2]) == -1 then redis.call('HDEL', KEYS[3], 'bodyBytes') end
 local rows = redis.call('HINCRBY', KEYS[3], 'logRows', ARGV[1])
 local bytes = redis.call('HINCRBY', KEYS[3], 'logBytes', ARGV[2])
 local body_bytes = redis.call('HINCRBY', KEYS[3], 'bodyBytes', ARGV[3])
@@ -27,16 +32,16 @@ while (rows > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5])) and steps < 64 do
   steps = steps + 1
   local page = oldest(KEYS[1])
   if not page then break end
-  local count = string.byte(page, 10)
-  rows = redis.call('HINCRBY', KEYS[3], 'logRows', -count)
-  bytes = redis.call('HINCRBY', KEYS[3], 'logBytes', -#page)
+  local count = string.byte(page, 10) or 0
+  rows = redis.call('HINCRBY', KEYS[3], 'logRows', 0 - count)
+  bytes = redis.call('HINCRBY', KEYS[3], 'logBytes', 0 - #page)
   dropped = dropped + count
 end
 while body_bytes > tonumber(ARGV[6]) and steps < 64 do
   steps = steps + 1
   local page = oldest(KEYS[2])
   if not page then break end
-  body_bytes = redis.call('HINCRBY', KEYS[3], 'bodyBytes', -#page)
+  body_bytes = redis.call('HINCRBY', KEYS[3], 'bodyBytes', 0 - #page)
 end
 if redis.call('XLEN', KEYS[1]) == 0 then redis.call('HDEL', KEYS[3], 'logRows', 'logBytes') end
 if redis.call('XLEN', KEYS[2]) == 0 then redis.call('HDEL', KEYS[3], 'bodyBytes') end
