@@ -19,10 +19,9 @@ use crate::settle::{Attempted, Job};
 /// The status whose `Retry-After` slows the lane.
 const SERVICE_UNAVAILABLE: u16 = 503;
 
-<<<<<<< HEAD
 /// After a 410, how long the lane waits for its config to change.
 const GONE_HOLD: Duration = Duration::from_millis(250);
-=======
+
 /// When to look again at a config one of whose attempts panicked: a fault of ours, so nobody is told of it, but
 /// it must not be repeated at once.
 const FAULT_LOOK: Duration = Duration::from_secs(60);
@@ -47,7 +46,6 @@ impl Drop for Running {
         self.lanes.close(self.number);
     }
 }
->>>>>>> refs/heads/review
 
 // === impl Lanes ===
 
