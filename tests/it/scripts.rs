@@ -167,3 +167,21 @@ async fn a_redis_that_forgot_the_scripts_gets_them_again() {
     let answers = walk.link.pipeline("testing a pipeline", &commands).await.unwrap();
     assert!(answers.iter().all(Result::is_ok));
 }
+
+#[tokio::test]
+async fn a_server_that_became_a_replica_is_left_and_tried_again() {
+    let server = RedisServer::start(&[]);
+    let walk = Walk::on(&alone(&server), TestSpace::redis).await;
+    let mut raw = alone(&server).raw();
+    assert!(ensure_group(&walk.link, &walk.keys).await.unwrap());
+    let role = |raw: &mut redis::Connection, host: &str, port: &str| {
+        redis::cmd("REPLICAOF").arg(host).arg(port).exec(raw).unwrap();
+    };
+    role(&mut raw, "127.0.0.1", "1");
+    for _ in 0..2 {
+        let error = raise_floor(&walk.link, &walk.keys).await.unwrap_err();
+        assert_eq!((error.code(), walk.link.is_connected()), (Some("READONLY"), false));
+    }
+    role(&mut raw, "NO", "ONE");
+    assert_eq!(raise_floor(&walk.link, &walk.keys).await.unwrap().pending, 0);
+}

@@ -66,71 +66,33 @@ fn size(rows: usize, pages: &[&PackedPage]) -> String {
     }
 }
 
+/// A cap, the rows that it drops, and the state that it leaves.
+type Case = (&'static str, fn(&mut Walk), u64, [String; 3]);
+
+fn caps([one, two, three]: [&PackedPage; 3]) -> [Case; 4] {
+    let after =
+        |log: &str, bodies: &str, rows: u64, log_pages: &[&PackedPage], payload_pages: &[&PackedPage]| {
+            let (log_bytes, body_bytes) = (size_of(log_pages), payloads(payload_pages));
+            let size = format!("size:c1 bodyBytes={body_bytes} logBytes={log_bytes} logRows={rows}");
+            [format!("log:c1 {log} ttl"), format!("bodies:c1 {bodies} ttl"), size]
+        };
+    let (all, both) = ("rows=1 rows=2 rows=3", "payloads=1 payloads=2");
+    let whole = after(all, both, 6, &[one, two, three], &[one, two]);
+    let by_rows = after("rows=2 rows=3", both, 5, &[two, three], &[one, two]);
+    let by_bytes = after("rows=3", both, 3, &[three], &[one, two]);
+    let by_payloads = after(all, "payloads=2", 6, &[one, two, three], &[two]);
+    [
+        ("within all caps", |_| {}, 0, whole),
+        ("rows", |walk| walk.retention.log_rows_max = 5, 1, by_rows),
+        ("bytes", |walk| walk.retention.log_bytes_max = page(3, 0).log.len() as u64, 3, by_bytes),
+        ("payloads", |walk| walk.retention.payload_bytes_max = 500, 0, by_payloads),
+    ]
+}
+
 #[tokio::test]
 async fn the_sizes_are_those_of_the_pages_that_are_left() {
     let (one, two, three) = (page(1, 100), page(2, 200), page(3, 0));
-    type Cap = fn(&mut Walk);
-    let caps: [(&str, Cap, u64, Vec<String>); 5] = [
-        (
-            "within all caps",
-            |_| {},
-            0,
-            vec![
-                "log:c1 rows=1 rows=2 rows=3 ttl".into(),
-                "bodies:c1 payloads=1 payloads=2 ttl".into(),
-                size(6, &[&one, &two, &three]),
-            ],
-        ),
-        (
-            "rows",
-            |walk| walk.retention.log_rows_max = 5,
-            1,
-            vec![
-                "log:c1 rows=2 rows=3 ttl".into(),
-                "bodies:c1 payloads=1 payloads=2 ttl".into(),
-                format!(
-                    "size:c1 bodyBytes={} logBytes={} logRows=5",
-                    payloads(&[&one, &two]),
-                    two.log.len() + three.log.len()
-                ),
-            ],
-        ),
-        (
-            "bytes",
-            |walk| walk.retention.log_bytes_max = page(3, 0).log.len() as u64,
-            3,
-            vec![
-                "log:c1 rows=3 ttl".into(),
-                "bodies:c1 payloads=1 payloads=2 ttl".into(),
-                format!(
-                    "size:c1 bodyBytes={} logBytes={} logRows=3",
-                    payloads(&[&one, &two]),
-                    three.log.len()
-                ),
-            ],
-        ),
-        (
-            "payloads",
-            |walk| walk.retention.payload_bytes_max = 500,
-            0,
-            vec![
-                "log:c1 rows=1 rows=2 rows=3 ttl".into(),
-                "bodies:c1 payloads=2 ttl".into(),
-                format!(
-                    "size:c1 bodyBytes={} logBytes={} logRows=6",
-                    payloads(&[&two]),
-                    size_of(&[&one, &two, &three])
-                ),
-            ],
-        ),
-        (
-            "nothing fits",
-            |walk| (walk.retention.log_rows_max, walk.retention.payload_bytes_max) = (0, 0),
-            6,
-            vec!["log:c1  ttl".into(), "bodies:c1  ttl".into()],
-        ),
-    ];
-    for (what, cap, dropped, after) in caps {
+    for (what, cap, dropped, after) in caps([&one, &two, &three]) {
         let mut walk = Walk::new().await;
         let written = write(&walk, &[&one, &two, &three]).await;
         let before = ["log:c1 rows=1 rows=2 rows=3", "bodies:c1 payloads=1 payloads=2"];
@@ -141,6 +103,17 @@ async fn the_sizes_are_those_of_the_pages_that_are_left() {
         assert_eq!(walk.state(), after, "{what}");
         assert_eq!(tell(&walk, Written::default()).await, 0, "{what}: nothing more to tell");
         assert_eq!(walk.state(), after, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_log_has_no_size() {
+    let mut walk = Walk::new().await;
+    let written = write(&walk, &[&page(1, 100), &page(2, 200)]).await;
+    (walk.retention.log_rows_max, walk.retention.payload_bytes_max) = (0, 0);
+    for dropped in [3, 0] {
+        assert_eq!(tell(&walk, if dropped > 0 { written } else { Written::default() }).await, dropped);
+        assert_eq!(walk.state(), lines(&["log:c1  ttl", "bodies:c1  ttl"]));
     }
 }
 
@@ -189,7 +162,8 @@ async fn a_log_that_expired_takes_its_sizes_with_it() {
     walk.retention.log_age_max = Duration::from_millis(1);
     let written = write(&walk, &[&old]).await;
     tell(&walk, written).await;
-    crate::support::wait_for("the idle log to expire", || walk.state().len() == 1);
+    let logs = [walk.keys.log(config(1)), walk.keys.bodies(config(1))];
+    crate::support::wait_for("the idle log to expire", || walk.raw.exists::<_, u8>(&logs).unwrap() == 0);
     let sizes = size(3, &[&old]).replace("logBytes", "failedBytes=7 logBytes");
     assert_eq!(walk.state(), [sizes], "the sizes lie beside others, which stay");
     walk.retention.log_age_max = Duration::from_secs(60);
