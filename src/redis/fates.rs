@@ -98,7 +98,9 @@ pub struct Settled {
     pub failed_bytes: u64,
 }
 
-/// The command that settles up to [`BATCH_MAX`](super::deliveries::BATCH_MAX) deliveries of one config and writes their log page.
+/// The command that settles up to [`BATCH_MAX`] deliveries of one config and writes their log page.
+///
+/// [`BATCH_MAX`]: super::deliveries::BATCH_MAX
 #[must_use]
 pub fn settle_command(
     keys: &ShardKeys,
