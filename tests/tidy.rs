@@ -26,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("attempt", &["domain", "settings"]),
     ("settle", &["domain", "settings", "metrics", "redis"]),
     ("retry", &["domain", "settings", "metrics", "redis", "lanes", "settle"]),
-    ("upkeep", &["domain", "settings", "metrics", "redis", "intake", "settle"]),
+    ("upkeep", &["domain", "settings", "metrics", "redis", "intake", "lanes", "settle"]),
     (
         "worker",
         &[

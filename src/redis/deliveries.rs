@@ -45,6 +45,17 @@ pub struct ClaimRequest {
     pub hold: Duration,
 }
 
+/// A part of the configs that are due.
+#[derive(Clone, Copy, Debug)]
+pub struct DuePage {
+    /// Due by then.
+    pub now: UnixMillis,
+    /// Without the first so many.
+    pub skip: usize,
+    /// At most so many.
+    pub max: usize,
+}
+
 /// Claims due deliveries of `config` and moves its next look.
 ///
 /// # Errors
@@ -109,12 +120,12 @@ pub async fn put_back(
 pub async fn due_configs(
     link: &Link,
     keys: &ShardKeys,
-    now: UnixMillis,
-    max: usize,
+    page: DuePage,
 ) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
     let operation = "reading due configs";
     let mut commands = pipe();
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
+    let DuePage { now, skip, max } = page;
+    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(skip).arg(max);
     commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
     commands.arg("LIMIT").arg(0).arg(1);
     let mut answers = link.pipeline(operation, &commands).await?.into_iter();

@@ -16,7 +16,7 @@ use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::lanes::{HELD_LOOK, Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest};
+use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest, DuePage};
 use crate::redis::keys::ShardKeys;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -29,6 +29,9 @@ const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
+
+/// Configs that other replicas serve, passed over in one round.
+const PASSED_MAX: usize = 4_096;
 
 /// Batches of one config's queue that one visit fails; the next round goes on.
 const FAIL_BATCHES_MAX: usize = 16;
@@ -148,20 +151,43 @@ impl Scheduler {
         }
         let changed = self.parts.visits.take(shard);
         self.visit_all(changed, |config| self.parts.visits.ask(shard, config)).await?;
-        let now = self.parts.clock.now();
-        let (due, later) =
-            deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
-        let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
-        if due.len() == VISITS_MAX {
-            next = Duration::ZERO;
-        }
-        for config in due {
-            if let Some(at) = self.visit(config).await? {
-                next = next.min(at.since(now));
-            }
-        }
+        let next = self.visit_due().await?;
         // A look that is due now is one whose permits are spent by this visit: not at once again.
         Ok(next.clamp(Duration::from_millis(1), SLEEP_MAX))
+    }
+
+    /// Visits configs that are due, and pages past those that other replicas serve: their looks are not moved.
+    /// Answers how long to sleep.
+    async fn visit_due(&self) -> Result<Duration> {
+        let parts = &self.parts;
+        let now = parts.clock.now();
+        let mut passed = 0;
+        loop {
+            let page = DuePage { now, skip: passed, max: VISITS_MAX };
+            let (due, later) = deliveries::due_configs(&parts.link, &parts.keys, page).await?;
+            let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
+            let (full, before) = (due.len() == VISITS_MAX, passed);
+            let count = due.len();
+            for config in due {
+                if self.is_others(config) {
+                    passed += 1;
+                } else if let Some(at) = self.visit(config).await? {
+                    next = next.min(at.since(now));
+                }
+            }
+            if full && passed - before < count {
+                return Ok(Duration::ZERO);
+            }
+            if !full || passed >= PASSED_MAX {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Whether other replicas hold a limit of the config that is too small to divide, so that they serve it.
+    fn is_others(&self, config: ConfigId) -> bool {
+        matches!(self.parts.snapshot.load().lookup(config), Lookup::Active(_))
+            && self.parts.lanes.is_held_elsewhere(config)
     }
 
     async fn due_soon(&self) {
@@ -207,7 +233,7 @@ impl Scheduler {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
+            hold: if full { parts.lanes.next_look(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::credit::CreditHold;
+use super::verdict::RetryRules;
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::Delivery;
 use crate::domain::ids::EventId;
@@ -77,8 +78,8 @@ pub struct Attempted {
     pub url: Arc<str>,
     /// The version of the config that it used: a 410 disables only that one.
     pub config_version: u64,
-    /// The config's `maxRetries` when it was sent.
-    pub max_retries: u32,
+    /// What the config said about retries when it was sent.
+    pub retry: RetryRules,
     /// When it began.
     pub at: UnixMillis,
     /// What it gave.

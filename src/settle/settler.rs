@@ -222,7 +222,7 @@ impl Settler {
         let parts = &self.parts;
         let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
         let schedule = &parts.settings.delivery.schedule;
-        match judge(&attempted.result, &tried, attempted.max_retries, schedule, rand::random()) {
+        match judge(&attempted.result, &tried, &attempted.retry, schedule, rand::random()) {
             Verdict::Delivered => {
                 let row = self.attempt_row(job, attempted, &tried, Status::Delivered);
                 let first_hold = matches!(*job.hold.borrow(), Hold::Event);
