@@ -73,10 +73,11 @@ impl Permits {
         Arc::clone(lanes.entry(config).or_insert_with(made))
     }
 
-    /// Forgets configs that no worker keeps a lane for.
+    /// Forgets configs that no worker keeps a lane for, unless their gate is shut: it would open by that.
     pub fn forget_unused(&self) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        let now = Instant::now();
+        lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || lane.gate.shut_for(now).is_some());
     }
 
     /// A permit for `lane`, if its gate is open and both it and the replica have one left.
@@ -212,5 +213,9 @@ mod tests {
         drop(first);
         permits.forget_unused();
         assert_eq!(permits.lanes.lock().unwrap().len(), 1);
+        second.gate.pace.hold(Duration::from_secs(60));
+        drop(second);
+        permits.forget_unused();
+        assert_eq!(permits.lanes.lock().unwrap().len(), 1, "what the receiver asked for is not forgotten");
     }
 }

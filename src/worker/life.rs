@@ -109,6 +109,8 @@ async fn live(
     let mut sources = Vec::new();
     let run = Rc::clone(&settler);
     tasks.push(spawn_vital("settler", async move { run.run().await }));
+    let resume = (Rc::clone(&settler), Rc::clone(&lanes));
+    tasks.push(spawn_vital("resume", async move { resume_sending(&resume.0, &resume.1).await }));
     let (end_chores, chores_ended) = oneshot::channel();
     let chores = spawn_vital("chores", do_chores(chores, Rc::clone(&settler), chores_ended));
     let mut memberships = Vec::new();
@@ -198,6 +200,14 @@ async fn tick(
             lanes.forget_idle();
             shared.permits.forget_unused();
         }
+    }
+}
+
+/// Starts what waited while the settler was behind.
+async fn resume_sending(settler: &Settler, lanes: &Rc<Lanes>) {
+    loop {
+        settler.caught_up.notified().await;
+        lanes.pump_waiting();
     }
 }
 
