@@ -303,6 +303,30 @@ pub async fn evict_failed(
     link.query(operation, &call).await
 }
 
+/// Those of `configs` that hold a delivery which failed before `before`.
+///
+/// # Errors
+/// Redis's.
+pub async fn with_failed_before(
+    link: &Link,
+    keys: &ShardKeys,
+    configs: &[ConfigId],
+    before: UnixMillis,
+) -> Result<Vec<ConfigId>> {
+    let operation = "looking for old failed deliveries";
+    let mut commands = pipe();
+    for config in configs {
+        commands.cmd("ZCOUNT").arg(keys.failed(*config)).arg("-inf").arg(format!("({}", before.0));
+    }
+    let mut found = Vec::new();
+    for (config, count) in configs.iter().zip(link.pipeline(operation, &commands).await?) {
+        if int_of(operation, count?)? > 0 {
+            found.push(*config);
+        }
+    }
+    Ok(found)
+}
+
 /// How many deliveries `config`'s failed set holds beyond its caps: those past the count, else one as long as
 /// the bytes are passed.
 ///

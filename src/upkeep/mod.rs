@@ -5,10 +5,12 @@
 //! `metrics`, `settle` (its chores), `intake` (whom it tells of taken-over entries). Woken by: its period only;
 //! every step may be repeated, and any replica finishes what another began.
 
+mod ages;
 mod chores;
 mod observer;
 mod sampler;
 
+pub use ages::AgeRotation;
 pub use chores::ChoreRunner;
 pub use observer::Observer;
 pub use sampler::sample;
