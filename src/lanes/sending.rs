@@ -52,7 +52,7 @@ impl Lanes {
     /// Starts queued deliveries while there are permits.
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
+        while self.may_start() && !lane.queue.borrow().is_empty() {
             let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {

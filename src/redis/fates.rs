@@ -175,7 +175,8 @@ impl Fate {
                 args.extend([b"p".to_vec(), event.to_string().into_bytes(), consumer.as_bytes().to_vec()]);
             }
             Proof::Claimed(claim) => {
-                args.extend([b"c".to_vec(), claim.0.to_string().into_bytes(), Vec::new()])
+                let event = self.id.event().stream_id().to_string().into_bytes();
+                args.extend([b"c".to_vec(), claim.0.to_string().into_bytes(), event]);
             }
         }
         let zero = || b"0".to_vec();
