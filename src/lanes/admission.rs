@@ -16,7 +16,7 @@ use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::snapshot::Snapshot;
+use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -96,7 +96,7 @@ impl Lanes {
     pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
-        let may_start = self.sending.get() && lane.queue.borrow().is_empty();
+        let may_start = self.may_start() && lane.queue.borrow().is_empty() && !lane.yields_token();
         match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
@@ -112,9 +112,22 @@ impl Lanes {
         self.parts.settler.park(job, Duration::ZERO, HELD_LOOK);
     }
 
-    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it.
+    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it; parks it again
+    /// where the gate has shut meanwhile.
     pub fn start_claimed(self: &Rc<Self>, job: Rc<Job>, permit: Permit) {
         let lane = self.lane(job.delivery.config);
+        if let Some(shut) = lane.permits.gate.shut_for(std::time::Instant::now()) {
+            self.parts.settler.park(&job, Duration::ZERO, shut);
+            return;
+        }
+        let number = self.note(&job);
+        self.start(&lane, number, job, permit);
+    }
+
+    /// Starts a delivery that was claimed as the probe of its config's breaker, which stays shut meanwhile.
+    pub fn start_probe(self: &Rc<Self>, job: Rc<Job>, permit: Permit, holder: &str) {
+        let lane = self.lane(job.delivery.config);
+        lane.permits.gate.breaker.begin_probe(holder.to_owned(), job.delivery.id);
         let number = self.note(&job);
         self.start(&lane, number, job, permit);
     }
@@ -124,14 +137,15 @@ impl Lanes {
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
-        let left = if self.sending.get() { self.parts.credit.left() } else { 0 };
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        let left = if self.sending.get() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
-        if lane.permits.gate.shut_for(std::time::Instant::now()).is_some() {
-            return Vec::new();
-        }
         permits.truncate(max);
+        if lane.permits.gate.shut_for(std::time::Instant::now()).is_some() {
+            permits.clear();
+        }
         while permits.len() < max
             && let Some(permit) = self.parts.permits.take(&lane.permits)
         {
@@ -140,10 +154,16 @@ impl Lanes {
         permits
     }
 
-    /// How long `config`'s gate stays shut; `None` while it is open.
+    /// When `config`'s gate opens, or its next token comes; `None` while neither is waited for.
     #[must_use]
-    pub fn shut_for(&self, config: ConfigId) -> Option<Duration> {
-        self.lane(config).permits.gate.shut_for(std::time::Instant::now())
+    pub fn next_look(&self, config: ConfigId) -> Option<Duration> {
+        self.lane(config).permits.gate.next_look(std::time::Instant::now())
+    }
+
+    /// Whether other replicas hold a limit of `config` that is too small to divide.
+    #[must_use]
+    pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
+        self.lane(config).permits.is_held_elsewhere()
     }
 
     /// Whether `config`'s breaker lets a probe through now, if Redis does.
@@ -155,7 +175,7 @@ impl Lanes {
     /// The permit of a probe, through the shut gate.
     #[must_use]
     pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
-        self.parts.permits.take_through(&self.lane(config).permits)
+        self.parts.permits.take_probe(&self.lane(config).permits)
     }
 
     /// `config`'s breaker.
@@ -256,6 +276,18 @@ impl Lanes {
         }
     }
 
+    /// Whether this worker may send: it holds its leases.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.sending.get()
+    }
+
+    /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
+    /// is claimed comes a batch at a time, and no faster than Redis answers.
+    pub(super) fn may_start(&self) -> bool {
+        self.sending.get() && !self.parts.settler.is_behind()
+    }
+
     fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
@@ -263,7 +295,12 @@ impl Lanes {
 
     fn lane(&self, config: ConfigId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, self.parts.permits.lane(config)));
+        let rate = || match self.parts.snapshot.load().lookup(config) {
+            Lookup::Active(target) => target.config.rate_limit,
+            _ => None,
+        };
+        let permits = &self.parts.permits;
+        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, permits.lane(config, rate)));
         lane.last_used.set(Instant::now());
         Rc::clone(lane)
     }
@@ -291,13 +328,16 @@ impl Lanes {
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
         let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
-        open && short && lane.queue.borrow().len() < share.max(1)
+        open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+        let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
-        lane.backlog.set(self.parts.settings.process.roles.retry);
-        let look = lane.permits.gate.shut_for(std::time::Instant::now()).unwrap_or(FULL_LOOK);
+        lane.backlog.set(self.parts.settings.process.roles.retry && !elsewhere);
+        let next_look = lane.permits.gate.next_look(std::time::Instant::now());
+        // Those who hold the limit may take it at once.
+        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
         self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
     }
@@ -324,18 +364,18 @@ impl Lanes {
             if at.elapsed() < HAND_OFF_AFTER {
                 return true;
             }
-            match job.upgrade().filter(|job| job.is_undecided()) {
-                Some(job) => {
-                    *at = Instant::now();
-                    self.parts.settler.hand_off(&job);
-                    true
-                }
-                None => false,
+            let Some(job) = job.upgrade() else { return false };
+            if job.is_undecided() {
+                *at = Instant::now();
+                self.parts.settler.hand_off(&job);
             }
+            // One that is still being handed off may yet be refused.
+            job.is_handing_off()
         });
     }
 
-    fn pump_waiting(self: &Rc<Self>) {
+    /// Starts what waits in memory, where permits are free.
+    pub fn pump_waiting(self: &Rc<Self>) {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);

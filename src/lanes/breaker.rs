@@ -12,6 +12,7 @@ use crate::domain::breaker::{BreakerState, Health, Policy, RAMP_FAILURES, Sign, 
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{ConfigId, DeliveryId};
 use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::domain::retry_on::RetryOn;
 
 /// A shut gate is looked at again no sooner than this: also where a probe may be made at once.
 const LOOK_MIN: Duration = Duration::from_millis(1);
@@ -183,8 +184,8 @@ impl Breaker {
     }
 
     /// An attempt of `delivery` under `version` of the config is over.
-    pub fn observe(&self, delivery: DeliveryId, version: u64, result: &AttemptResult) {
-        let sign = sign_of(result);
+    pub fn observe(&self, delivery: DeliveryId, version: u64, result: &AttemptResult, retry_on: RetryOn) {
+        let sign = sign_of(result, retry_on);
         let mut inner = lock(&self.inner);
         let probe = inner.probe.take_if(|probe| probe.delivery == delivery);
         if version < inner.version && probe.is_none() {
@@ -193,7 +194,7 @@ impl Breaker {
         if version > inner.version {
             (inner.version, inner.streak, inner.tally) = (version, 0, Tally::default());
         }
-        let asked = result.reply.as_ref().ok().and_then(|answer| answer.retry_after);
+        let asked = result.asked_to_wait(retry_on);
         inner.tally.add(sign, || reason_of(result), asked);
         inner.streak = match sign {
             Sign::Success => 0,
@@ -275,8 +276,8 @@ impl Inner {
     }
 }
 
-fn sign_of(result: &AttemptResult) -> Sign {
-    match result.outcome() {
+fn sign_of(result: &AttemptResult, retry_on: RetryOn) -> Sign {
+    match result.outcome_with(retry_on) {
         Outcome::Delivered => Sign::Success,
         Outcome::Gone | Outcome::Refused => Sign::Refusal,
         Outcome::Retryable => Sign::Failure,
@@ -327,20 +328,20 @@ mod tests {
     #[test]
     fn a_healthy_endpoint_has_nothing_to_tell_and_a_failing_one_does() {
         let (breakers, breaker) = fixture();
-        breaker.observe(delivery(1), 1, &answered(200));
+        breaker.observe(delivery(1), 1, &answered(200), RetryOn::NONE);
         assert!(breakers.take_told().is_empty());
-        breaker.observe(delivery(1), 1, &answered(500));
-        breaker.observe(delivery(2), 1, &answered(200));
+        breaker.observe(delivery(1), 1, &answered(500), RetryOn::NONE);
+        breaker.observe(delivery(2), 1, &answered(200), RetryOn::NONE);
         assert_eq!(breakers.take_told().len(), 1);
         assert_eq!(breaker.take_report(), None, "a stray failure");
-        breaker.observe(delivery(1), 1, &answered(503));
+        breaker.observe(delivery(1), 1, &answered(503), RetryOn::NONE);
         let report = breaker.take_report().unwrap();
         assert_eq!((report.tally.failures, report.tally.reason.as_str()), (1, "HTTP 503"));
         breaker.return_report(report);
-        breaker.observe(delivery(1), 1, &answered(503));
+        breaker.observe(delivery(1), 1, &answered(503), RetryOn::NONE);
         assert_eq!(breaker.take_report().unwrap().tally.failures, 2);
-        breaker.observe(delivery(1), 2, &answered(404));
-        breaker.observe(delivery(1), 1, &answered(503));
+        breaker.observe(delivery(1), 2, &answered(404), RetryOn::NONE);
+        breaker.observe(delivery(1), 1, &answered(503), RetryOn::NONE);
         let report = breaker.take_report().unwrap();
         assert_eq!((report.version, report.tally.failures, report.tally.refusals), (2, 0, 1));
     }
@@ -360,9 +361,9 @@ mod tests {
         breaker.apply(Some(&health), now);
         breaker.begin_probe("a".into(), delivery(7));
         assert!(!breaker.probe_is_due(Instant::now()));
-        breaker.observe(delivery(6), 1, &answered(500));
+        breaker.observe(delivery(6), 1, &answered(500), RetryOn::NONE);
         assert_eq!(breaker.take_report().unwrap().probe, None);
-        breaker.observe(delivery(7), 1, &answered(200));
+        breaker.observe(delivery(7), 1, &answered(200), RetryOn::NONE);
         let end = ProbeEnd { holder: "a".into(), sign: Some(Sign::Success) };
         assert_eq!(breaker.take_report().unwrap().probe, Some(end));
         assert!(!breaker.take_restart());

@@ -29,4 +29,11 @@ impl Gate {
     pub fn shut_for(&self, now: Instant) -> Option<Duration> {
         self.breaker.shut_for(now).max(self.pace.shut_for(now))
     }
+
+    /// When a lane that may not send at `now`, or whose tokens are spent, is to be looked at again; `None` where
+    /// neither is so.
+    #[must_use]
+    pub fn next_look(&self, now: Instant) -> Option<Duration> {
+        self.shut_for(now).max(self.pace.next_token(now))
+    }
 }

@@ -12,12 +12,11 @@ use super::lane::Lane;
 use super::permits::Permit;
 use crate::attempt::Outgoing;
 use crate::domain::delivery::FailReason;
-use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::domain::outcome::AttemptResult;
+use crate::domain::outcome::Outcome;
+use crate::domain::retry_on::RetryOn;
 use crate::domain::snapshot::{Lookup, Target};
-use crate::settle::{Attempted, Job};
-
-/// The status whose `Retry-After` slows the lane.
-const SERVICE_UNAVAILABLE: u16 = 503;
+use crate::settle::{Attempted, Job, RetryRules};
 
 /// After a 410, how long the lane waits for its config to change.
 const GONE_HOLD: Duration = Duration::from_millis(250);
@@ -53,7 +52,7 @@ impl Lanes {
     /// Starts queued deliveries while there are permits.
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
+        while self.may_start() && !lane.queue.borrow().is_empty() {
             let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
@@ -69,16 +68,18 @@ impl Lanes {
         }
     }
 
-    pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
+    pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, mut permit: Permit) {
         job.started.set(true);
+        permit.spend();
         lane.in_flight.borrow_mut().insert(number, Instant::now());
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
             let breaker = &lane.permits.gate.breaker;
             if let Some(attempted) = lanes.attempt(job).await {
-                breaker.observe(job.delivery.id, attempted.config_version, &attempted.result);
-                lanes.observe(lane, &attempted.result);
+                let retry_on = attempted.retry.retry_on;
+                breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
+                lanes.observe(lane, &attempted.result, retry_on);
                 lanes.parts.settler.attempted(job, attempted);
             } else {
                 breaker.not_attempted(job.delivery.id);
@@ -121,34 +122,36 @@ impl Lanes {
         Some(Attempted {
             url: Arc::clone(&target.endpoint.url),
             config_version: target.config.version,
-            max_retries: target.config.max_retries,
+            retry: RetryRules {
+                max_retries: target.config.max_retries,
+                policy: target.config.retry_policy,
+                retry_on: target.config.retry_on,
+            },
             at,
             result,
         })
     }
 
-    fn observe(&self, lane: &Lane, result: &AttemptResult) {
-        let outcome = result.outcome();
-        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
+    fn observe(&self, lane: &Lane, result: &AttemptResult, retry_on: RetryOn) {
+        self.parts.permits.observe(&lane.permits, result);
+        if let Some(asked) = result.asked_to_wait(retry_on) {
+            lane.permits.gate.pace.hold(asked);
+        }
         let metrics = &self.parts.metrics;
-        metrics.outcome(outcome).increment(1);
+        metrics.outcome(result.outcome_with(retry_on)).increment(1);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
         match &result.reply {
             Err(fault) => metrics.fault(fault.kind).increment(1),
-            Ok(answer) if answer.status == SERVICE_UNAVAILABLE => {
-                if let Some(asked) = answer.retry_after {
-                    lane.permits.gate.pace.hold(asked);
-                }
-            }
             // The config is being disabled; what is sent meanwhile would only be told the same.
-            Ok(_) if outcome == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
+            Ok(_) if result.outcome() == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
             Ok(_) => {}
         }
     }
 
     /// A permit came free: the backlog's turn, or the queue's.
     fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
-        if lane.offer_to_backlog(permit).is_ok() {
+        let renewed = permit.renew();
+        if renewed.is_some_and(|permit| lane.offer_to_backlog(permit).is_ok()) {
             let shard = job.delivery.id.event().shard();
             self.backlog_ready.borrow_mut().insert((shard, lane.config));
             self.backlog_wake.notify_waiters();

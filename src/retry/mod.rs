@@ -11,5 +11,6 @@
 mod load;
 mod probe;
 mod scheduler;
+mod unserved;
 
 pub use scheduler::{Scheduler, SchedulerParts, Visits};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::scheduler::{Claimed, FULL_LOOK, Scheduler};
+use super::scheduler::{Begun, FULL_LOOK, Scheduler};
 use crate::domain::breaker::{Health, Input};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::ConfigId;
@@ -16,7 +16,7 @@ impl Scheduler {
     pub(super) async fn probe(&self, config: ConfigId, version: u64) -> Result<Option<UnixMillis>> {
         let parts = &self.parts;
         let Some(permit) = parts.lanes.reserve_probe(config) else {
-            return self.claim(config, Vec::new(), FULL_LOOK, None).await.map(|claimed| claimed.next);
+            return self.claim(config, Vec::new(), FULL_LOOK, None).await.map(|begun| begun.next);
         };
         let breaker = parts.lanes.breaker(config);
         let holder = format!("{:016x}", rand::random::<u64>());
@@ -26,17 +26,17 @@ impl Scheduler {
         };
         let Some(taken) = parts.link.change_health(config, version, take).await? else {
             // The config was written meanwhile; its change brings a visit.
-            return self.claim(config, Vec::new(), FULL_LOOK, None).await.map(|claimed| claimed.next);
+            return self.claim(config, Vec::new(), FULL_LOOK, None).await.map(|begun| begun.next);
         };
         breaker.apply(Some(&taken.after).filter(|health| !health.is_unremarkable()), taken.now);
         if !taken.after.is_held_by(&holder) {
             drop(permit);
             let hold = breaker.shut_for(std::time::Instant::now()).unwrap_or_default();
-            return self.claim(config, Vec::new(), hold, None).await.map(|claimed| claimed.next);
+            return self.claim(config, Vec::new(), hold, None).await.map(|begun| begun.next);
         }
         parts.metrics.breaker_to(taken.after.state).increment(1);
-        let claimed = self.claim(config, vec![permit], Duration::ZERO, Some(&holder)).await;
-        if !matches!(claimed, Ok(Claimed { attempts: 1.., .. })) {
+        let begun = self.claim(config, vec![permit], Duration::ZERO, Some(&holder)).await;
+        if !matches!(begun, Ok(Begun { attempts: 1.., .. })) {
             let unused = |health: &Health, now| {
                 health.after(Input::ProbeUnused { holder: &holder }, now, &policy, rand::random())
             };
@@ -44,6 +44,6 @@ impl Scheduler {
                 breaker.apply(Some(&back.after), back.now);
             }
         }
-        claimed.map(|claimed| claimed.next)
+        begun.map(|begun| begun.next)
     }
 }

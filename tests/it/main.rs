@@ -6,6 +6,7 @@
 mod admin_configs;
 mod arrivals;
 mod attempt;
+mod bad_starts;
 mod cli;
 mod cli_http;
 mod control_scripts;
@@ -18,7 +19,9 @@ mod log_bounds;
 mod log_tally;
 mod log_world;
 mod logs;
+mod lost_replies;
 mod ops;
+mod proxy;
 mod publish;
 mod receiver;
 mod regressions;

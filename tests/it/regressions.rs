@@ -140,6 +140,6 @@ async fn a_renewal_whose_answer_was_lost_is_renewed_again() {
     // A takeover ends it for good.
     let (_, observed) = observe(&link, &keys).await.unwrap().remove(0);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(reclaim(&link, &keys, "a", observed, "b").await.unwrap(), Reclaimed::Gone);
+    assert_eq!(reclaim(&link, &keys, "a", observed, Some("b")).await.unwrap(), Reclaimed::Gone);
     assert_eq!(renew(&link, &keys, "a", lease, observed).await.unwrap().end, None);
 }

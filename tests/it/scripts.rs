@@ -79,7 +79,7 @@ async fn all_scripts(walk: &mut Walk, before: Before<'_>) {
     assert!(!ensure_group(&walk.link, &keys).await.unwrap());
     assert_eq!(raise_floor(&walk.link, &keys).await.unwrap().pending, 2);
     before(walk, &[keys.events(), keys.replicas()]);
-    let reclaimed = reclaim(&walk.link, &keys, CONSUMER, None::<LeaseEnd>, "a.0").await.unwrap();
+    let reclaimed = reclaim(&walk.link, &keys, CONSUMER, None::<LeaseEnd>, Some("a.0")).await.unwrap();
     assert_eq!(reclaimed, Reclaimed::Moved(2));
     assert!(!leave(&walk.link, &keys, "a.0").await.unwrap());
     assert!(leave(&walk.link, &keys, CONSUMER).await.unwrap());
