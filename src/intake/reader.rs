@@ -79,6 +79,7 @@ pub struct Intake {
     recover_at: Cell<Instant>,
     brought: Cell<bool>,
     recover_soon: Notify,
+    turn: RefCell<Option<Turn>>,
 }
 
 // === impl Intake ===
@@ -93,6 +94,7 @@ impl Intake {
             recover_at: Cell::new(Instant::now()),
             brought: Cell::new(true),
             recover_soon: Notify::new(),
+            turn: RefCell::default(),
         })
     }
 
@@ -105,16 +107,15 @@ impl Intake {
     /// Reads until `stop`; no error ends it.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
-        let mut turn = None;
         while !*stop.borrow() {
             let consumer = tokio::select! {
                 consumer = self.parts.membership.confirmed() => consumer,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match self.step(&consumer, &mut turn, &mut stop).await {
+            match self.step(&consumer, &mut stop).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
-                    drop(turn.take());
+                    self.free_turn();
                     self.after_error(&error).await;
                     let jitter = pause.mul_f64(rand::random::<f64>() * 0.5);
                     tokio::time::sleep(pause + jitter).await;
@@ -122,31 +123,21 @@ impl Intake {
                 }
             }
         }
+        self.free_turn();
     }
 
     /// One round: recovery where it is due, then a read of as much as the credit allows.
-    async fn step(
-        &self,
-        consumer: &Rc<Consumer>,
-        turn: &mut Option<Turn>,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<()> {
+    async fn step(&self, consumer: &Rc<Consumer>, stop: &mut watch::Receiver<bool>) -> Result<()> {
         if Instant::now() >= self.recover_at.get() {
             self.recover_at.set(Instant::now() + RECOVER_EVERY);
             self.recover(consumer).await?;
         }
-        if self.parts.credit.left() == 0 {
-            // Whoever has credit may block meanwhile.
-            drop(turn.take());
-        }
         tokio::select! {
-            () = self.parts.credit.available() => {}
+            () = self.credit_available() => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
-        if turn.is_none() {
-            *turn = self.parts.turn.take();
-        }
-        if turn.is_none() && !self.brought.get() {
+        let own_turn = self.take_turn();
+        if !own_turn && !self.brought.get() {
             tokio::select! {
                 more = self.parts.turn.stand_by() => self.brought.set(more),
                 () = self.recover_soon.notified() => {}
@@ -154,7 +145,28 @@ impl Intake {
             }
             return Ok(());
         }
-        self.read(consumer, turn.is_some()).await
+        self.read(consumer, own_turn).await
+    }
+
+    /// Whether the turn is this worker's, after taking it where nobody holds it.
+    fn take_turn(&self) -> bool {
+        let mut turn = self.turn.borrow_mut();
+        if turn.is_none() {
+            *turn = self.parts.turn.take();
+        }
+        turn.is_some()
+    }
+
+    fn free_turn(&self) {
+        drop(self.turn.take());
+    }
+
+    /// Waits for credit; the turn is another worker's meanwhile, also in the middle of a batch.
+    pub(super) async fn credit_available(&self) {
+        if self.parts.credit.left() == 0 {
+            self.free_turn();
+        }
+        self.parts.credit.available().await;
     }
 
     /// Reads once, and takes what was found. The worker whose turn it is blocks; another one, which was brought
@@ -240,7 +252,7 @@ impl Intake {
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
         let body = event.body();
         for target in targets {
-            self.parts.credit.available().await;
+            self.credit_available().await;
             let credit = self.parts.credit.take(body.len());
             self.parts.lanes.admit(Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit));
         }
@@ -257,6 +269,7 @@ impl Intake {
         parts.metrics.rejected_evicted.increment(evicted);
         tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
+        parts.metrics.events_acknowledged.increment(1);
         Ok(())
     }
 }

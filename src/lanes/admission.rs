@@ -95,7 +95,7 @@ impl Lanes {
     pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
-        let may_start = self.sending.get() && lane.queue.borrow().is_empty() && !lane.yields_token();
+        let may_start = self.may_start() && lane.queue.borrow().is_empty() && !lane.yields_token();
         match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
@@ -128,7 +128,8 @@ impl Lanes {
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
-        let left = if self.sending.get() { self.parts.credit.left() } else { 0 };
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        let left = if self.sending.get() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
@@ -248,6 +249,18 @@ impl Lanes {
         }
     }
 
+    /// Whether this worker may send: it holds its leases.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.sending.get()
+    }
+
+    /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
+    /// is claimed comes a batch at a time, and no faster than Redis answers.
+    pub(super) fn may_start(&self) -> bool {
+        self.sending.get() && !self.parts.settler.is_behind()
+    }
+
     fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
@@ -324,18 +337,18 @@ impl Lanes {
             if at.elapsed() < HAND_OFF_AFTER {
                 return true;
             }
-            match job.upgrade().filter(|job| job.is_undecided()) {
-                Some(job) => {
-                    *at = Instant::now();
-                    self.parts.settler.hand_off(&job);
-                    true
-                }
-                None => false,
+            let Some(job) = job.upgrade() else { return false };
+            if job.is_undecided() {
+                *at = Instant::now();
+                self.parts.settler.hand_off(&job);
             }
+            // One that is still being handed off may yet be refused.
+            job.is_handing_off()
         });
     }
 
-    fn pump_waiting(self: &Rc<Self>) {
+    /// Starts what waits in memory, where permits are free.
+    pub fn pump_waiting(self: &Rc<Self>) {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);

@@ -128,9 +128,12 @@ impl Permits {
         Some(replicas.count())
     }
 
-    /// Forgets configs that no worker keeps a lane for.
+    /// Forgets configs that no worker keeps a lane for, unless their gate is shut: it would open by that.
     pub fn forget_unused(&self) {
-        self.state().lanes.retain(|_, known| Arc::strong_count(&known.lane) > 1);
+        let now = Instant::now();
+        self.state()
+            .lanes
+            .retain(|_, known| Arc::strong_count(&known.lane) > 1 || known.lane.gate.shut_for(now).is_some());
     }
 
     /// A permit for `lane`, if its gate is open, both it and the replica have one left, and its rate a token.
@@ -366,6 +369,10 @@ mod tests {
         drop(first);
         permits.forget_unused();
         assert_eq!(permits.state().lanes.len(), 1);
+        second.gate.pace.hold(Duration::from_secs(60));
+        drop(second);
+        permits.forget_unused();
+        assert_eq!(permits.state().lanes.len(), 1, "what the receiver asked for is not forgotten");
     }
 
     #[test]

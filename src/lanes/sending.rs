@@ -13,9 +13,38 @@ use super::permits::Permit;
 use crate::attempt::Outgoing;
 use crate::domain::delivery::FailReason;
 use crate::domain::outcome::AttemptResult;
+use crate::domain::outcome::Outcome;
 use crate::domain::retry_on::RetryOn;
 use crate::domain::snapshot::{Lookup, Target};
 use crate::settle::{Attempted, Job, RetryRules};
+
+/// After a 410, how long the lane waits for its config to change.
+const GONE_HOLD: Duration = Duration::from_millis(250);
+
+/// When to look again at a config one of whose attempts panicked: a fault of ours, so nobody is told of it, but
+/// it must not be repeated at once.
+const FAULT_LOOK: Duration = Duration::from_secs(60);
+
+/// An attempt in flight; dropping it ends it for its lane, however it ended.
+struct Running {
+    lanes: Rc<Lanes>,
+    lane: Rc<Lane>,
+    number: u64,
+    job: Rc<Job>,
+}
+
+// === impl Running ===
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.lane.in_flight.borrow_mut().remove(&self.number);
+        if std::thread::panicking() && self.job.is_undecided() {
+            // Its event must not wait for it for ever; a claimed delivery is due again when its claim is past.
+            self.lanes.parts.settler.park(&self.job, FAULT_LOOK, FAULT_LOOK);
+        }
+        self.lanes.close(self.number);
+    }
+}
 
 // === impl Lanes ===
 
@@ -23,7 +52,7 @@ impl Lanes {
     /// Starts queued deliveries while there are permits.
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
+        while self.may_start() && !lane.queue.borrow().is_empty() {
             let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
@@ -43,15 +72,15 @@ impl Lanes {
         job.started.set(true);
         permit.spend();
         lane.in_flight.borrow_mut().insert(number, Instant::now());
-        let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
+        let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
-            let ended = lanes.attempt(&job).await;
-            lane.in_flight.borrow_mut().remove(&number);
-            if let Some(attempted) = ended {
-                lanes.observe(&lane, &attempted.result, attempted.retry.retry_on);
-                lanes.parts.settler.attempted(&job, attempted);
+            let Running { lanes, lane, job, .. } = &running;
+            if let Some(attempted) = lanes.attempt(job).await {
+                lanes.observe(lane, &attempted.result, attempted.retry.retry_on);
+                lanes.parts.settler.attempted(job, attempted);
             }
-            lanes.close(number);
+            let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
+            drop(running);
             lanes.next_for(&lane, &job, permit);
         });
     }
@@ -106,8 +135,11 @@ impl Lanes {
         let metrics = &self.parts.metrics;
         metrics.outcome(result.outcome_with(retry_on)).increment(1);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
-        if let Err(fault) = &result.reply {
-            metrics.fault(fault.kind).increment(1);
+        match &result.reply {
+            Err(fault) => metrics.fault(fault.kind).increment(1),
+            // The config is being disabled; what is sent meanwhile would only be told the same.
+            Ok(_) if result.outcome() == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
+            Ok(_) => {}
         }
     }
 

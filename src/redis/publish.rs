@@ -189,7 +189,7 @@ impl MemoryWatch {
 }
 
 /// `used_memory` over `maxmemory`; `None` without a limit.
-fn memory_share(info: &str) -> Option<f64> {
+pub(super) fn memory_share(info: &str) -> Option<f64> {
     let number = |name: &str| -> Option<f64> {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
     };

@@ -5,10 +5,11 @@ use redis::{Value, pipe};
 use super::answer::{int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
+use super::publish::memory_share;
 use crate::domain::ids::StreamId;
 
 /// What one look at a shard found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ShardState {
     /// Entries of `events`.
     pub entries: u64,
@@ -18,6 +19,8 @@ pub struct ShardState {
     pub consumers: u64,
     /// The first entry above the floor.
     pub oldest_undelivered: Option<StreamId>,
+    /// Used memory over `maxmemory`; `None` without a limit.
+    pub memory_share: Option<f64>,
 }
 
 /// Looks at a shard.
@@ -32,9 +35,10 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
     commands.cmd("ZCARD").arg(keys.due());
     commands.cmd("ZCARD").arg(keys.replicas());
     commands.cmd("XRANGE").arg(keys.events()).arg(after).arg("+").arg("COUNT").arg(1);
+    commands.cmd("INFO").arg("memory");
     let answers = link.pipeline(operation, &commands).await?;
-    let Ok([entries, due, consumers, oldest]) = <[Result<Value>; 4]>::try_from(answers) else {
-        return Err(RedisError::answer(operation, "four answers expected"));
+    let Ok([entries, due, consumers, oldest, memory]) = <[Result<Value>; 5]>::try_from(answers) else {
+        return Err(RedisError::answer(operation, "five answers expected"));
     };
     let number = |value: Result<Value>| Ok(u64::try_from(int_of(operation, value?)?).unwrap_or(0));
     let oldest_undelivered = match list_of(operation, oldest?)?.into_iter().next() {
@@ -50,5 +54,6 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
         due_configs: number(due)?,
         consumers: number(consumers)?,
         oldest_undelivered,
+        memory_share: memory_share(&text_of(operation, memory?)?),
     })
 }

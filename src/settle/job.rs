@@ -169,6 +169,12 @@ impl Job {
         !self.settling.get() && matches!(*self.hold.borrow(), Hold::Event)
     }
 
+    /// Whether it is being handed to its queue, with no answer yet.
+    #[must_use]
+    pub fn is_handing_off(&self) -> bool {
+        matches!(*self.hold.borrow(), Hold::HandingOff(_))
+    }
+
     /// Whether its fate is durable, or another owner's.
     #[must_use]
     pub fn is_decided(&self) -> bool {

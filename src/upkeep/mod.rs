@@ -6,10 +6,12 @@
 //! `lanes` (whose permits it tells which replicas live). Woken by: its period only;
 //! every step may be repeated, and any replica finishes what another began.
 
+mod ages;
 mod chores;
 mod observer;
 mod sampler;
 
+pub use ages::AgeRotation;
 pub use chores::ChoreRunner;
 pub use observer::Observer;
 pub use sampler::sample;

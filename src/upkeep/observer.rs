@@ -100,18 +100,17 @@ impl Observer {
     async fn take_over(&mut self, dead: &str, observed: Option<LeaseEnd>) -> Result<()> {
         // Entries go to a consumer whose lease holds, and that reads; a replica without intake only removes
         // consumers that own nothing.
-        let (Some(consumer), Some(intake)) = (self.membership.consumer(), &self.intake) else {
-            return Ok(());
-        };
+        let Some(consumer) = self.membership.consumer() else { return Ok(()) };
         if *consumer.name == *dead {
             return Ok(());
         }
+        let caller = self.intake.as_ref().map(|_| &*consumer.name);
         loop {
-            match leases::reclaim(&self.link, &self.keys, dead, observed, &consumer.name).await? {
+            match leases::reclaim(&self.link, &self.keys, dead, observed, caller).await? {
                 Reclaimed::Moved(count) => {
                     self.metrics.reclaimed.increment(count);
                     tracing::warn!(dead, count, "took over events of a dead consumer");
-                    intake.recover_soon();
+                    self.intake.iter().for_each(|intake| intake.recover_soon());
                 }
                 Reclaimed::Gone => {
                     tracing::info!(consumer = dead, "a dead consumer is removed");

@@ -32,6 +32,7 @@ pub async fn sample(link: &Link, keys: &ShardKeys, clock: &Clock, events_age: Du
     ] {
         Sampled::shard(name, shard, value as f64);
     }
+    Sampled::whole("postrider_redis_memory_ratio", state.memory_share.unwrap_or(0.0));
     #[allow(clippy::cast_precision_loss)]
     Sampled::whole("postrider_clock_offset_seconds", clock.offset_ms() as f64 / 1_000.0);
     Ok(())
