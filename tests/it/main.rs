@@ -14,6 +14,8 @@ mod crash;
 mod directory;
 mod embedded;
 mod keyspace;
+mod lanes_limits;
+mod lanes_pace;
 mod log_bounds;
 mod log_tally;
 mod log_world;
