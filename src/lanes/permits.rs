@@ -419,5 +419,8 @@ mod tests {
         assert!(permits.take(&lane).is_none());
         assert!(permit.renew().is_none());
         assert_eq!(permits.in_flight(), 0);
+        drop(lane);
+        permits.forget_unused();
+        assert!(permits.take(&self::lane(&permits)).is_none(), "forgetting a lane must not open its gate");
     }
 }

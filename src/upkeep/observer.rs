@@ -91,7 +91,9 @@ impl Observer {
     /// A lease counts until its consumer is proven dead: dividing among one too many only slows a lane.
     fn divide_limits(&self, found: &[Observation]) {
         let Some(permits) = &self.permits else { return };
-        let leased = found.iter().filter(|(_, end)| end.is_some()).map(|(name, _)| name.as_str());
+        // An end of 0 stands for a takeover that has begun.
+        let lives = |end: &Option<LeaseEnd>| end.is_some_and(|end| end.0 > 0);
+        let leased = found.iter().filter(|(_, end)| lives(end)).map(|(name, _)| name.as_str());
         if let Some(replicas) = permits.set_consumers(leased) {
             #[allow(clippy::cast_precision_loss)] // A gauge is a float.
             Sampled::whole("postrider_live_replicas", replicas as f64);

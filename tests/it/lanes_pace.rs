@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::arrivals::{Arrival, Reply};
-use crate::stage::Stage;
+use crate::stage::{Put, Stage};
 use crate::support::{TestSpace, wait_for, wait_within};
 
 fn stage(extra: &[&str]) -> Stage {
@@ -71,16 +71,58 @@ fn a_fixed_policy_wins_over_the_installations_schedule() {
 }
 
 #[test]
+fn what_a_config_chose_is_shown_kept_and_taken_away() {
+    let stage = stage(&[]);
+    let config = stage.config("/a", json!({}), |_| Reply::ok());
+    let shown = || {
+        let all = stage.serve().get(&stage.token, "/configs");
+        ["retryPolicy", "retryOn", "rateLimit"].map(|name| all[0][name].clone())
+    };
+    assert_eq!(shown(), [json!({ "mode": "exponential" }), json!([]), json!(null)]);
+    let policy = json!({ "mode": "fixed", "delaySeconds": 60 });
+    let limit = json!({ "perSecond": 20 });
+    stage.change(&config.id, json!({ "retryPolicy": policy, "retryOn": [429, 408], "rateLimit": limit }));
+    let chosen = [policy, json!([408, 429]), json!({ "perSecond": 20, "burst": 20 })];
+    wait_for("the choice to be shown", || shown() == chosen);
+    let kept = stage.change(&config.id, json!({ "maxRetries": 5 }));
+    assert_eq!(["retryPolicy", "retryOn", "rateLimit"].map(|name| kept[name].clone()), chosen);
+    let plain = json!({ "retryPolicy": { "mode": "exponential" }, "retryOn": [], "rateLimit": null });
+    let taken = stage.change(&config.id, plain);
+    assert_eq!((&taken["rateLimit"], &taken["retryOn"]), (&json!(null), &json!([])));
+    assert_eq!(taken["retryPolicy"], json!({ "mode": "exponential" }));
+}
+
+#[test]
 fn what_waits_and_what_is_new_share_a_lane() {
     let stage = stage(&["--config-in-flight-max", "4"]);
     let config = stage.config("/a", json!({}), |_| Reply::ok().after(Duration::from_millis(20)));
     // 200 a second at best: most of these are parked, and take three seconds by themselves.
-    stage.add_many(600);
-    wait_for("a backlog", || stage.serve().metric("deliveries_parked") >= 400.0);
+    let (new, old) = new_beside_a_backlog(&stage, &config, 600);
+    assert!(new + old > 150, "the lane is used: {new} and {old}");
+    assert!(new * 5 > old, "new events progress: {new} and {old}");
+    assert!(old * 5 > new, "so does the backlog: {new} and {old}");
+}
+
+#[test]
+fn what_waits_and_what_is_new_share_a_rate() {
+    let stage = stage(&[]);
+    let limit = json!({ "rateLimit": { "perSecond": 80, "burst": 10 } });
+    let config = stage.config("/a", limit, |_| Reply::ok());
+    let (new, old) = new_beside_a_backlog(&stage, &config, 400);
+    assert!((100..200).contains(&(new + old)), "two seconds' tokens: {new} and {old}");
+    assert!(new * 6 > old, "new events progress: {new} and {old}");
+    assert!(old * 6 > new, "so does the backlog: {new} and {old}");
+}
+
+/// Adds `backlog` events, waits until most of them are parked, and adds 100 new ones a second for two seconds.
+/// Answers how many of the new and of the old ones arrived in that time, and sees to it that all arrive once.
+fn new_beside_a_backlog(stage: &Stage, config: &Put, backlog: usize) -> (usize, usize) {
+    stage.add_many(backlog);
+    wait_for("a backlog", || stage.serve().metric("deliveries_parked") >= backlog as f64 * 0.6);
     let from = Instant::now();
     let mut sent = 0_u32;
     wait_within(Duration::from_secs(20), "two seconds of new events", || {
-        // One every 10 ms, whatever the machine does: half of what the receiver takes.
+        // One every 10 ms, whatever the machine does.
         while f64::from(sent) < from.elapsed().as_secs_f64() * 100.0 {
             stage.add(&[("nonce", &format!("new-{sent}"))]);
             sent += 1;
@@ -93,10 +135,8 @@ fn what_waits_and_what_is_new_share_a_lane() {
         .filter(|arrival| arrival.at > from)
         .partition(|arrival| arrival.nonce.starts_with("new-"));
     println!("new {} of {sent}, old {}", new.len(), old.len());
-    assert!(new.len() + old.len() > 150, "the lane is used: {} and {}", new.len(), old.len());
-    assert!(new.len() * 5 > old.len(), "new events progress: {} and {}", new.len(), old.len());
-    assert!(old.len() * 5 > new.len(), "so does the backlog: {} and {}", new.len(), old.len());
-    let total = 600 + sent as usize;
+    let total = backlog + sent as usize;
     wait_for("everything", || stage.arrivals.at(&config.path).len() >= total);
     assert_eq!(stage.arrivals.tally().deliveries, total);
+    (new.len(), old.len())
 }
