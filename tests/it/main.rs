@@ -28,6 +28,7 @@ mod receiver;
 mod regressions;
 mod script_world;
 mod scripts;
+mod scripts_corrupt;
 mod scripts_group;
 mod scripts_invariants;
 mod scripts_log;
