@@ -102,7 +102,7 @@ pub async fn put_back(
 }
 
 /// Configs whose next look is at or before `now`, the earliest first, at most `max`; and the time of the
-/// earliest look that is later.
+/// earliest look after these, which lies in the past where more than `max` are due.
 ///
 /// # Errors
 /// Redis's.
@@ -113,26 +113,19 @@ pub async fn due_configs(
     max: usize,
 ) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
     let operation = "reading due configs";
-    let mut commands = pipe();
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
-    commands.arg("LIMIT").arg(0).arg(1);
-    let mut answers = link.pipeline(operation, &commands).await?.into_iter();
-    let (Some(due), Some(later)) = (answers.next(), answers.next()) else {
-        return Err(RedisError::answer(operation, "two lists expected"));
-    };
-    let configs = list_of(operation, due?)?
-        .into_iter()
-        .map(|value| {
-            let text = text_of(operation, value)?;
-            text.parse().map_err(|_| RedisError::answer(operation, "a member that is no config id"))
-        })
-        .collect::<Result<_>>()?;
-    let next = match list_of(operation, later?)?.pop() {
-        Some(score) => u64::try_from(int_of(operation, score)?).ok().map(UnixMillis),
-        None => None,
-    };
-    Ok((configs, next))
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.due()).arg(0).arg(max).arg("WITHSCORES");
+    let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
+    let mut configs = Vec::new();
+    while let (Some(config), Some(score)) = (flat.next(), flat.next()) {
+        let at = UnixMillis(u64::try_from(int_of(operation, score)?).unwrap_or(0));
+        if at > now || configs.len() == max {
+            return Ok((configs, Some(at)));
+        }
+        let config = text_of(operation, config)?.parse();
+        configs.push(config.map_err(|_| RedisError::answer(operation, "a member that is no config id"))?);
+    }
+    Ok((configs, None))
 }
 
 /// The first deliveries in a config's queue with their scores, whether due or not, at most [`BATCH_MAX`].

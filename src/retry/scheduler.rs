@@ -152,9 +152,6 @@ impl Scheduler {
         let (due, later) =
             deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
         let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
-        if due.len() == VISITS_MAX {
-            next = Duration::ZERO;
-        }
         for config in due {
             if let Some(at) = self.visit(config).await? {
                 next = next.min(at.since(now));

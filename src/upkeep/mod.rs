@@ -11,4 +11,4 @@ mod sampler;
 
 pub use chores::ChoreRunner;
 pub use observer::Observer;
-pub use sampler::sample;
+pub use sampler::Sampler;
