@@ -12,6 +12,7 @@ mod control_scripts;
 mod crash;
 mod directory;
 mod embedded;
+mod idle;
 mod log_bounds;
 mod log_tally;
 mod log_world;
