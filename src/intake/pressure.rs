@@ -47,7 +47,8 @@ impl Intake {
             return Ok(false);
         }
         let floor = events::raise_floor(&parts.link, &parts.keys).await?.floor;
-        let Some(floor) = floor.filter(|floor| floor.parse::<StreamId>().is_ok_and(|floor| floor >= last)) else {
+        let Some(floor) = floor.filter(|floor| floor.parse::<StreamId>().is_ok_and(|floor| floor >= last))
+        else {
             return Ok(false);
         };
         let age = parts.settings.retention.events_age;

@@ -223,8 +223,7 @@ impl Intake {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Vec<StreamEntry>> {
         let parts = &self.parts;
-        let mut read =
-            pin!(events::read(&parts.blocking, &parts.keys, &consumer.name, count, Some(BLOCK)));
+        let mut read = pin!(events::read(&parts.blocking, &parts.keys, &consumer.name, count, Some(BLOCK)));
         tokio::select! {
             entries = &mut read => return entries,
             _ = stop.wait_for(|stop| *stop) => {}

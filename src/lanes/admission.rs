@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::lane::Lane;
+use super::lane::{Lane, Running};
 use super::permits::{Permit, Permits};
 use crate::attempt::{Attempter, Outgoing};
 use crate::domain::clock::Clock;
@@ -98,7 +98,7 @@ impl Lanes {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
         let may_start = self.sending.get() && lane.queue.borrow().is_empty();
-        match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
+        match may_start.then(|| self.take(&lane)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
                 lane.queue.borrow_mut().push_back(job);
@@ -131,7 +131,7 @@ impl Lanes {
         let mut permits = lane.take_backlog_permits();
         permits.truncate(max);
         while permits.len() < max
-            && let Some(permit) = self.parts.permits.take(&lane.permits)
+            && let Some(permit) = self.take(&lane)
         {
             permits.push(permit);
         }
@@ -260,6 +260,10 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
+        // What an endpoint that hangs would keep in memory is taken from those that answer.
+        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.backlog.get()) {
+            return false;
+        }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
@@ -274,13 +278,24 @@ impl Lanes {
         self.close(number);
     }
 
+    /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
+    fn take(&self, lane: &Lane) -> Option<Permit> {
+        let hangs = lane.hangs(&self.parts.permits);
+        let room = !hangs || self.parts.credit.hanging_bytes() < self.parts.credit.bytes_max() / 2;
+        room.then(|| self.parts.permits.take(&lane.permits)).flatten()
+    }
+
     fn hand_over(&self, number: u64, job: &Rc<Job>) {
+        let lane = self.lane(job.delivery.config);
+        if job.started.get() && !job.settling.get() {
+            job.credit.set_hanging(true);
+            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
+            lane.hangs(&self.parts.permits);
+        }
         if !job.is_undecided() {
             return;
         }
-        let lane = self.lane(job.delivery.config);
         if job.started.get() {
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
             self.parts.settler.hand_off(job);
             self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
         } else {
@@ -311,7 +326,21 @@ impl Lanes {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            self.pump(&lane);
+            if lane.hangs(&self.parts.permits) {
+                self.park_queue(&lane);
+            } else {
+                self.pump(&lane);
+            }
+        }
+    }
+
+    /// Parks what waits for an endpoint that hangs.
+    fn park_queue(&self, lane: &Lane) {
+        self.waiting.borrow_mut().remove(&lane.config);
+        for job in lane.queue.take() {
+            if !job.settling.get() {
+                self.park(lane, job.number.get(), &job);
+            }
         }
     }
 
@@ -319,7 +348,7 @@ impl Lanes {
     fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
         while self.sending.get() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+            let Some(permit) = self.take(lane) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
                 Some(job) if !job.settling.get() => {
@@ -336,17 +365,21 @@ impl Lanes {
 
     fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
         job.started.set(true);
-        lane.in_flight.borrow_mut().insert(number, Instant::now());
+        lane.in_flight.borrow_mut().insert(number, Running { since: Instant::now(), permit });
         let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
         tokio::task::spawn_local(async move {
             let ended = lanes.attempt(&job).await;
-            lane.in_flight.borrow_mut().remove(&number);
+            let running = lane.in_flight.borrow_mut().remove(&number);
+            // What is settled counts against the credit again, so that a Redis that does not answer stops the intake.
+            job.credit.set_hanging(false);
             if let Some(attempted) = ended {
                 lanes.observe(&lane, &attempted.result);
                 lanes.parts.settler.attempted(&job, attempted);
             }
             lanes.close(number);
-            lanes.next_for(&lane, &job, permit);
+            if let Some(running) = running {
+                lanes.next_for(&lane, &job, running.permit);
+            }
         });
     }
 
@@ -390,7 +423,11 @@ impl Lanes {
 
     fn observe(&self, lane: &Lane, result: &AttemptResult) {
         let outcome = result.outcome();
+        let in_doubt = lane.permits.is_in_doubt();
         self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
+        if in_doubt && !lane.permits.is_in_doubt() {
+            lane.set_in_doubt(false);
+        }
         let metrics = &self.parts.metrics;
         metrics.outcome(outcome).increment(1);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
@@ -401,6 +438,17 @@ impl Lanes {
 
     /// A permit came free: the backlog's turn, or the queue's.
     fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
+        permit.set_in_doubt(lane.permits.is_in_doubt());
+        let permit = if lane.permits.hangs() {
+            // Asked for anew: what a lane may hold while it hangs depends on how many others hang.
+            drop(permit);
+            match self.take(lane) {
+                Some(permit) => permit,
+                None => return,
+            }
+        } else {
+            permit
+        };
         if lane.offer_to_backlog(permit).is_ok() {
             let shard = job.delivery.id.event().shard();
             self.backlog_ready.borrow_mut().insert((shard, lane.config));

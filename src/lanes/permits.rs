@@ -1,8 +1,18 @@
 //! Permits: how many attempts may be in flight, for a config and for the whole replica. All workers share them,
 //! so they are atomics; nothing else of a lane crosses cores.
+//!
+//! Hanging endpoints must not eat the replica's permits, be they one or a thousand, so permits that are held in
+//! doubt are counted: those of lanes that are not known to answer. Of the replica's permits,
+//!
+//! | a lane that | takes its first while in doubt are under | takes more while in doubt are under |
+//! |---|---|---|
+//! | answers | all | all; from eight on, only while a quarter of the permits is free |
+//! | is new | seven eighths | a half |
+//! | hangs: its oldest attempt is 250 ms old and nothing was answered since | a half | a quarter |
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,11 +23,19 @@ use crate::settings::limits::LimitSettings;
 /// answer.
 const WINDOW_START: u32 = 8;
 
+/// A lane hangs when its oldest attempt is this old and nothing was answered since that began.
+const HANGS_AFTER: Duration = Duration::from_millis(250);
+
+/// An attempt that ended sooner shows that its endpoint does not hang, whatever it gave.
+const QUICK: Duration = Duration::from_secs(1);
+
 /// The permits of a replica.
 #[derive(Debug)]
 pub struct Permits {
     lanes: Mutex<HashMap<ConfigId, Arc<LanePermits>>>,
     in_flight: AtomicU32,
+    /// Those of them that are held in doubt.
+    in_doubt: AtomicU32,
     in_flight_max: u32,
     config_max: u32,
     epoch: Instant,
@@ -27,6 +45,10 @@ pub struct Permits {
 #[derive(Debug)]
 pub struct LanePermits {
     in_flight: AtomicU32,
+    /// Something was answered since the lane was last seen hanging.
+    answers: AtomicBool,
+    hangs: AtomicBool,
+    last_answer_ms: AtomicU64,
     window: AtomicU32,
     mean_us: AtomicU64,
     last_success_ms: AtomicU64,
@@ -37,6 +59,7 @@ pub struct LanePermits {
 pub struct Permit {
     permits: Arc<Permits>,
     lane: Arc<LanePermits>,
+    in_doubt: Cell<bool>,
 }
 
 // === impl Permits ===
@@ -48,6 +71,7 @@ impl Permits {
         Arc::new(Self {
             lanes: Mutex::default(),
             in_flight: AtomicU32::new(0),
+            in_doubt: AtomicU32::new(0),
             in_flight_max: limits.in_flight_max.max(1),
             config_max: limits.config_in_flight_max.max(1),
             epoch: Instant::now(),
@@ -61,6 +85,9 @@ impl Permits {
         let made = || {
             Arc::new(LanePermits {
                 in_flight: AtomicU32::new(0),
+                answers: AtomicBool::new(false),
+                hangs: AtomicBool::new(false),
+                last_answer_ms: AtomicU64::new(0),
                 window: AtomicU32::new(WINDOW_START.min(self.config_max)),
                 mean_us: AtomicU64::new(0),
                 last_success_ms: AtomicU64::new(0),
@@ -78,14 +105,34 @@ impl Permits {
     /// A permit for `lane`, if both it and the replica have one left.
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
-        if !take_one(&self.in_flight, self.in_flight_max) {
+        let held = lane.in_flight.load(Ordering::Relaxed);
+        let in_doubt = !lane.answers.load(Ordering::Relaxed);
+        if in_doubt && self.in_doubt.load(Ordering::Relaxed) >= self.doubt_max(lane, held) {
+            return None;
+        }
+        let all = self.in_flight_max;
+        let max = if held < WINDOW_START { all } else { (all - all / 4).max(1) };
+        if !take_one(&self.in_flight, max) {
             return None;
         }
         if !take_one(&lane.in_flight, lane.window.load(Ordering::Relaxed)) {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Permit { permits: Arc::clone(self), lane: Arc::clone(lane) })
+        let permit = Permit { permits: Arc::clone(self), lane: Arc::clone(lane), in_doubt: Cell::new(false) };
+        permit.set_in_doubt(in_doubt);
+        Some(permit)
+    }
+
+    /// Permits in doubt under which a lane that is not known to answer, and holds `held`, takes another.
+    fn doubt_max(&self, lane: &LanePermits, held: u32) -> u32 {
+        let all = self.in_flight_max;
+        let max = match (lane.hangs(), held) {
+            (false, 0) => all - all / 8,
+            (false, _) | (true, 0) => all / 2,
+            (true, _) => all / 4,
+        };
+        max.max(1)
     }
 
     /// An attempt of `lane` took `took` and succeeded or not. Success widens the window by one, which doubles it
@@ -96,6 +143,11 @@ impl Permits {
         // A moving average over about eight attempts; races between workers cost a sample, no more.
         let next = if mean == 0 { took } else { mean - mean / 8 + took / 8 };
         lane.mean_us.store(next.max(1), Ordering::Relaxed);
+        if success || took < u64::try_from(QUICK.as_micros()).unwrap_or(u64::MAX) {
+            lane.last_answer_ms.store(self.now_ms(), Ordering::Relaxed);
+            lane.answers.store(true, Ordering::Relaxed);
+            lane.hangs.store(false, Ordering::Relaxed);
+        }
         if success {
             lane.last_success_ms.store(self.now_ms(), Ordering::Relaxed);
             if lane.window.load(Ordering::Relaxed) < self.config_max {
@@ -111,6 +163,26 @@ impl Permits {
         if lane.last_success_ms.load(Ordering::Relaxed) <= began {
             lane.window.store(WINDOW_START.min(self.config_max), Ordering::Relaxed);
         }
+    }
+
+    /// The oldest attempt of `lane` began `age` ago and has not ended: where that is long, and nothing has been
+    /// answered since it began, the lane hangs. True when that is so.
+    pub fn look(&self, lane: &LanePermits, age: Duration) -> bool {
+        if age < HANGS_AFTER {
+            return lane.hangs();
+        }
+        let began = self.now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        if lane.last_answer_ms.load(Ordering::Relaxed) <= began {
+            lane.hangs.store(true, Ordering::Relaxed);
+            lane.answers.store(false, Ordering::Relaxed);
+        }
+        lane.hangs()
+    }
+
+    /// Attempts in flight of lanes that are not known to answer.
+    #[must_use]
+    pub fn in_doubt(&self) -> u32 {
+        self.in_doubt.load(Ordering::Relaxed)
     }
 
     /// Attempts in flight over all configs.
@@ -140,6 +212,18 @@ impl LanePermits {
         self.window.load(Ordering::Relaxed)
     }
 
+    /// Whether its endpoint was last seen hanging.
+    #[must_use]
+    pub fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is known of its endpoint, or the endpoint hangs.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.answers.load(Ordering::Relaxed)
+    }
+
     /// The recent attempts' mean time; `None` before the first.
     #[must_use]
     pub fn mean(&self) -> Option<Duration> {
@@ -150,8 +234,22 @@ impl LanePermits {
     }
 }
 
+// === impl Permit ===
+
+impl Permit {
+    /// Counts it as held in doubt, or no longer.
+    pub fn set_in_doubt(&self, in_doubt: bool) {
+        match (self.in_doubt.replace(in_doubt), in_doubt) {
+            (false, true) => drop(self.permits.in_doubt.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.permits.in_doubt.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.set_in_doubt(false);
         self.lane.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.permits.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -197,11 +295,72 @@ mod tests {
         assert_eq!(lane.window(), 8);
     }
 
+    fn lane(permits: &Arc<Permits>, number: u8) -> Arc<LanePermits> {
+        permits.lane(ConfigId::from_bytes([number; 12]))
+    }
+
+    #[test]
+    fn hanging_lanes_never_hold_all_permits_however_many_they_are() {
+        let permits = permits(64, 64);
+        let lanes: Vec<_> = (1..=200).map(|number| lane(&permits, number)).collect();
+        // New ones, of which nothing is known: eight each up to a half, then one each.
+        let held: Vec<Vec<Permit>> = lanes.iter().map(|lane| take_all(&permits, lane)).collect();
+        assert_eq!((held[0].len(), held[5].len(), permits.in_doubt()), (8, 1, 56));
+        let good = lane(&permits, 201);
+        permits.observe(&good, Duration::from_millis(5), true);
+        assert_eq!(take_all(&permits, &good).len(), 8, "a lane that answers gets what is left");
+        assert!(lanes.iter().all(|lane| permits.look(lane, Duration::from_secs(2))));
+        drop(held);
+        // Known to hang: one each up to a half, more only up to a quarter.
+        let held: Vec<Vec<Permit>> = lanes.iter().map(|lane| take_all(&permits, lane)).collect();
+        assert_eq!((held[0].len(), held[1].len(), held[2].len(), held[30].len()), (8, 8, 1, 0));
+        assert_eq!(permits.in_doubt(), 32);
+        assert_eq!(take_all(&permits, &lane(&permits, 202)).len(), 1, "a new lane still gets one");
+    }
+
+    #[test]
+    fn many_that_answered_and_then_hang_leave_a_quarter_to_the_others() {
+        let permits = permits(64, 64);
+        let busy: Vec<_> = (1..=4).map(|number| lane(&permits, number)).collect();
+        for lane in &busy {
+            (0..60).for_each(|_| permits.observe(lane, Duration::from_millis(1), true));
+        }
+        let held: Vec<Vec<Permit>> = busy.iter().map(|lane| take_all(&permits, lane)).collect();
+        assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 64, "the last quarter in eights");
+        drop(held);
+        let held: Vec<Permit> = busy.iter().take(1).flat_map(|lane| take_all(&permits, lane)).collect();
+        assert_eq!(held.len(), 48);
+        permits.look(&busy[0], Duration::from_secs(1));
+        held.iter().for_each(|permit| permit.set_in_doubt(true));
+        assert_eq!(permits.in_doubt(), 48);
+        assert_eq!(take_all(&permits, &lane(&permits, 9)).len(), 1, "a new lane gets its first");
+        drop(held);
+        assert_eq!((permits.in_doubt(), permits.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn a_lane_that_fails_quickly_or_answers_slowly_does_not_hang() {
+        let permits = permits(64, 64);
+        let lane = lane(&permits, 1);
+        permits.observe(&lane, Duration::from_millis(5), false);
+        assert!(!lane.is_in_doubt());
+        lane.last_answer_ms.store(0, Ordering::Relaxed);
+        assert!(permits.look(&lane, Duration::from_secs(1)), "nothing since its oldest attempt began");
+        permits.observe(&lane, Duration::from_secs(30), false);
+        assert!(lane.hangs(), "a timeout is no answer");
+        permits.observe(&lane, Duration::from_secs(3), true);
+        assert!(!lane.hangs() && !lane.is_in_doubt());
+        assert!(!permits.look(&lane, Duration::from_millis(100)));
+    }
+
     #[test]
     fn the_replicas_limit_holds_over_all_lanes() {
         let permits = permits(10, 100);
         let first = permits.lane(ConfigId::from_bytes([1; 12]));
         let second = permits.lane(ConfigId::from_bytes([2; 12]));
+        for lane in [&first, &second] {
+            permits.observe(lane, Duration::from_millis(1), false);
+        }
         let taken = take_all(&permits, &first);
         assert_eq!((taken.len(), take_all(&permits, &second).len()), (8, 2));
         drop(taken);

@@ -63,9 +63,10 @@ fn a_replica_that_waits_for_events_stops_at_once() {
     let mut stage = Stage::on(&server.url(), "idle", &["--workers", "4", "--lease", "10s"]);
     // The read that waits has begun; it would go on for seconds.
     wait_within(Duration::from_secs(10), "a blocked reader", || {
-        stage.redis::<String>(&["INFO", "clients"]).lines().any(|line| {
-            line.strip_prefix("blocked_clients:").is_some_and(|count| count.trim() == "2")
-        })
+        stage
+            .redis::<String>(&["INFO", "clients"])
+            .lines()
+            .any(|line| line.strip_prefix("blocked_clients:").is_some_and(|count| count.trim() == "2"))
     });
     let began = Instant::now();
     assert!(stage.take_serve().terminate().success());
