@@ -1,14 +1,14 @@
 //! Permits: how many attempts may be in flight, for a config and for the whole replica. All workers share them,
 //! so they are atomics; nothing else of a lane crosses cores.
 //!
-//! Hanging endpoints must not eat the replica's permits, be they one or a thousand, so permits that are held in
-//! doubt are counted: those of lanes that are not known to answer. Of the replica's permits,
+//! Hanging endpoints must not eat the replica's permits, be they one or a thousand. So permits are counted that
+//! are held in doubt: by lanes that are not known to answer. A lane takes its first permit, or more of them:
 //!
-//! | a lane that | takes its first while in doubt are under | takes more while in doubt are under |
+//! | a lane that | its first | more |
 //! |---|---|---|
-//! | answers | all | all; from eight on, only while a quarter of the permits is free |
-//! | is new | seven eighths | a half |
-//! | hangs: its oldest attempt is 250 ms old and nothing was answered since | a half | a quarter |
+//! | answers | always | while an eighth of all is free; from eight on, while a quarter is |
+//! | is new, or was idle for a second | while under three quarters of all are in doubt | under a quarter |
+//! | hangs: its oldest attempt is 250 ms old and nothing was answered since | under a half | under an eighth |
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -25,6 +25,9 @@ const WINDOW_START: u32 = 8;
 
 /// A lane hangs when its oldest attempt is this old and nothing was answered since that began.
 const HANGS_AFTER: Duration = Duration::from_millis(250);
+
+/// What is known of a lane that has nothing in flight is forgotten after this.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// An attempt that ended sooner shows that its endpoint does not hang, whatever it gave.
 const QUICK: Duration = Duration::from_secs(1);
@@ -106,12 +109,16 @@ impl Permits {
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
         let held = lane.in_flight.load(Ordering::Relaxed);
-        let in_doubt = !lane.answers.load(Ordering::Relaxed);
+        let in_doubt = lane.is_in_doubt() || (held == 0 && self.was_idle(lane));
         if in_doubt && self.in_doubt.load(Ordering::Relaxed) >= self.doubt_max(lane, held) {
             return None;
         }
         let all = self.in_flight_max;
-        let max = if held < WINDOW_START { all } else { (all - all / 4).max(1) };
+        let max = match held {
+            0 => all,
+            1..WINDOW_START => all - all / 8,
+            _ => all - all / 4,
+        };
         if !take_one(&self.in_flight, max) {
             return None;
         }
@@ -124,13 +131,25 @@ impl Permits {
         Some(permit)
     }
 
+    /// Whether a lane that has nothing in flight was answered too long ago for that to say anything; it is then
+    /// as good as new.
+    fn was_idle(&self, lane: &LanePermits) -> bool {
+        let since = self.now_ms().saturating_sub(lane.last_answer_ms.load(Ordering::Relaxed));
+        let idle = Duration::from_millis(since) >= KNOWN_FOR;
+        if idle {
+            lane.answers.store(false, Ordering::Relaxed);
+        }
+        idle
+    }
+
     /// Permits in doubt under which a lane that is not known to answer, and holds `held`, takes another.
     fn doubt_max(&self, lane: &LanePermits, held: u32) -> u32 {
         let all = self.in_flight_max;
         let max = match (lane.hangs(), held) {
-            (false, 0) => all - all / 8,
-            (false, _) | (true, 0) => all / 2,
-            (true, _) => all / 4,
+            (false, 0) => all - all / 4,
+            (false, _) => all / 4,
+            (true, 0) => all / 2,
+            (true, _) => all / 8,
         };
         max.max(1)
     }
@@ -303,37 +322,37 @@ mod tests {
     fn hanging_lanes_never_hold_all_permits_however_many_they_are() {
         let permits = permits(64, 64);
         let lanes: Vec<_> = (1..=200).map(|number| lane(&permits, number)).collect();
-        // New ones, of which nothing is known: eight each up to a half, then one each.
+        // New ones, of which nothing is known: eight each up to a quarter, then one each.
         let held: Vec<Vec<Permit>> = lanes.iter().map(|lane| take_all(&permits, lane)).collect();
-        assert_eq!((held[0].len(), held[5].len(), permits.in_doubt()), (8, 1, 56));
+        assert_eq!((held[0].len(), held[5].len(), permits.in_doubt()), (8, 1, 48));
         let good = lane(&permits, 201);
         permits.observe(&good, Duration::from_millis(5), true);
-        assert_eq!(take_all(&permits, &good).len(), 8, "a lane that answers gets what is left");
+        assert_eq!(take_all(&permits, &good).len(), 8, "a lane that answers gets what it needs");
         assert!(lanes.iter().all(|lane| permits.look(lane, Duration::from_secs(2))));
         drop(held);
-        // Known to hang: one each up to a half, more only up to a quarter.
+        // Known to hang: one each up to a half, more only up to an eighth.
         let held: Vec<Vec<Permit>> = lanes.iter().map(|lane| take_all(&permits, lane)).collect();
-        assert_eq!((held[0].len(), held[1].len(), held[2].len(), held[30].len()), (8, 8, 1, 0));
+        assert_eq!((held[0].len(), held[1].len(), held[24].len(), held[25].len()), (8, 1, 1, 0));
         assert_eq!(permits.in_doubt(), 32);
         assert_eq!(take_all(&permits, &lane(&permits, 202)).len(), 1, "a new lane still gets one");
     }
 
     #[test]
-    fn many_that_answered_and_then_hang_leave_a_quarter_to_the_others() {
+    fn many_that_answered_and_then_hang_leave_an_eighth_for_first_permits() {
         let permits = permits(64, 64);
         let busy: Vec<_> = (1..=4).map(|number| lane(&permits, number)).collect();
         for lane in &busy {
             (0..60).for_each(|_| permits.observe(lane, Duration::from_millis(1), true));
         }
         let held: Vec<Vec<Permit>> = busy.iter().map(|lane| take_all(&permits, lane)).collect();
-        assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 64, "the last quarter in eights");
+        let counts: Vec<usize> = held.iter().map(Vec::len).collect();
+        assert_eq!(counts, [48, 8, 1, 1], "three quarters, then up to eight each, then first ones");
         drop(held);
-        let held: Vec<Permit> = busy.iter().take(1).flat_map(|lane| take_all(&permits, lane)).collect();
+        let held = take_all(&permits, &busy[0]);
         assert_eq!(held.len(), 48);
         permits.look(&busy[0], Duration::from_secs(1));
         held.iter().for_each(|permit| permit.set_in_doubt(true));
         assert_eq!(permits.in_doubt(), 48);
-        assert_eq!(take_all(&permits, &lane(&permits, 9)).len(), 1, "a new lane gets its first");
         drop(held);
         assert_eq!((permits.in_doubt(), permits.in_flight()), (0, 0));
     }
@@ -362,7 +381,7 @@ mod tests {
             permits.observe(lane, Duration::from_millis(1), false);
         }
         let taken = take_all(&permits, &first);
-        assert_eq!((taken.len(), take_all(&permits, &second).len()), (8, 2));
+        assert_eq!((taken.len(), take_all(&permits, &second).len()), (8, 1));
         drop(taken);
         drop(first);
         permits.forget_unused();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::job::{Hold, Job};
 use super::plan::Unit;
 use super::settler::{Action, Entry, GATHER_COUNT, Settler};
-use crate::domain::delivery::FailReason;
+use crate::domain::delivery::{DeliveryRecord, FailReason, Tried};
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::PackedPage;
 use crate::metrics;
@@ -25,6 +25,15 @@ const FULL_FOR: Duration = Duration::from_secs(10);
 /// First and longest pause after a failed flush.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The attempts behind a delivery that its queue refused: those of the record that was to be queued.
+fn tried_in(job: &Job, step: &Step) -> Tried {
+    match step {
+        Step::Queue { record, .. } => DeliveryRecord::decode(record).ok().map(|record| record.tried),
+        _ => None,
+    }
+    .unwrap_or_else(|| job.delivery.tried.clone())
+}
 
 // === impl Settler ===
 
@@ -176,7 +185,7 @@ impl Settler {
                 self.one_handed_off(&job, if own { Hold::Claimed(claim) } else { Hold::Lost });
             }
             Applied::QueueFull if hands_off => self.hand_off_refused(&job),
-            Applied::QueueFull => self.fail(&job, FailReason::BacklogFull),
+            Applied::QueueFull => self.fail_after(&job, tried_in(&job, &step), FailReason::BacklogFull),
             Applied::Lost => {
                 self.parts.metrics.settles_lost.increment(1);
                 // A claim that is lost says nothing of the event, which was released at the hand-off.

@@ -166,7 +166,7 @@ impl Settler {
         self.parts.metrics.parked.increment(1);
         let row = matches!(*job.hold.borrow(), Hold::Event).then(|| {
             let status = if job.delivery.tried.attempts == 0 { Status::Pending } else { Status::Retrying };
-            let mut row = self.fate_row(job, status, None);
+            let mut row = self.fate_row(job, &job.delivery.tried, status, None);
             row.next_attempt_at = Some(self.parts.clock.now().plus(delay));
             row
         });
@@ -178,8 +178,13 @@ impl Settler {
 
     /// Ends a delivery as failed without an attempt.
     pub fn fail(&self, job: &Rc<Job>, reason: FailReason) {
-        let row = self.fate_row(job, Status::Failed, Some(reason));
-        self.push_fail(job, job.delivery.tried.clone(), reason, Some(row));
+        self.fail_after(job, job.delivery.tried.clone(), reason);
+    }
+
+    /// Ends a delivery as failed that has these attempts behind it.
+    pub(super) fn fail_after(&self, job: &Rc<Job>, tried: Tried, reason: FailReason) {
+        let row = self.fate_row(job, &tried, Status::Failed, Some(reason));
+        self.push_fail(job, tried, reason, Some(row));
     }
 
     /// Hands a delivery whose attempt is under way to its queue, claimed by this worker until well after the
@@ -360,8 +365,7 @@ impl Settler {
         }
     }
 
-    fn fate_row(&self, job: &Job, status: Status, reason: Option<FailReason>) -> LogRow {
-        let tried = &job.delivery.tried;
+    fn fate_row(&self, job: &Job, tried: &Tried, status: Status, reason: Option<FailReason>) -> LogRow {
         let (url, response_status, excerpt, error) = match &tried.last {
             Some(last) => (Arc::clone(&last.url), last.status, last.excerpt.clone(), last.error.clone()),
             None => ("".into(), None, Bytes::new(), None),
