@@ -135,7 +135,7 @@ fn complete(bytes: &[u8]) -> Option<usize> {
 
 /// The decimal number behind the first `mark`.
 fn number_after(bytes: &[u8], mark: &[u8]) -> Option<u64> {
-    let start = bytes.windows(mark.len()).position(|window| window == mark)? + mark.len();
+    let start = bytes.windows(mark.len()).position(|window| window.eq_ignore_ascii_case(mark))? + mark.len();
     let digits = bytes[start..].iter().take_while(|byte| byte.is_ascii_digit());
     Some(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
