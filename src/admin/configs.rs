@@ -19,6 +19,9 @@ use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, DisabledReason, StoredConfig};
+use crate::domain::rate_limit::RateLimit;
+use crate::domain::retry_on::RetryOn;
+use crate::domain::retry_policy::RetryPolicy;
 use crate::redis::configs::{ChangeError, change_configs};
 
 const GET_CONFIGS: &str = "getWebhookConfigs";
@@ -40,6 +43,9 @@ struct ShownConfig {
     active: bool,
     is_enabled: bool,
     max_retries: u32,
+    retry_policy: RetryPolicy,
+    retry_on: RetryOn,
+    rate_limit: Option<RateLimit>,
     headers: BTreeMap<String, &'static str>,
     created_at: String,
     updated_at: String,
@@ -143,6 +149,9 @@ impl ShownConfig {
             active: config.active,
             is_enabled: config.active,
             max_retries: config.max_retries,
+            retry_policy: config.retry_policy,
+            retry_on: config.retry_on,
+            rate_limit: config.rate_limit,
             headers: config.headers.as_map().keys().map(|name| (name.clone(), HEADER_MASK)).collect(),
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),

@@ -17,6 +17,8 @@ use crate::attempt::Egress;
 use crate::domain::clock::Clock;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::ConfigId;
+use crate::domain::rate_limit::RateLimit;
+use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::Permits;
@@ -116,14 +118,17 @@ impl Control {
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
-    let start: [u8; 8] = rand::random();
+    let random: [u8; 8] = rand::random();
+    let roles = settings.process.roles;
+    let mark = if roles.intake || roles.retry { String::new() } else { BYSTANDER.to_string() };
+    let start = random.iter().fold(mark, |name, byte| format!("{name}{byte:02x}"));
     Ok(Shared {
-        start: start.iter().map(|byte| format!("{byte:02x}")).collect(),
         redis,
         settings: Arc::clone(settings),
         clock: Arc::new(Clock::default()),
         snapshot: Arc::new(ArcSwap::default()),
-        permits: Permits::new(&settings.limits),
+        permits: Permits::new(&settings.limits, &start),
+        start,
         turns: shards.iter().map(|_| Arc::new(ReadTurn::default())).collect(),
         pressure: Arc::new(MemoryPressure::default()),
         due_soon: shards.iter().map(|_| Notify::new()).collect(),
@@ -156,6 +161,7 @@ fn follow_configs(
             let snapshot = Snapshot::build(set.by_id.values(), &shared.snapshot.load());
             shared.snapshot.store(Arc::new(snapshot));
             for config in changed_between(&known, &set) {
+                shared.permits.set_rate(config, rate_limit(&set, config));
                 shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));
             }
             shared.due_soon.iter().for_each(Notify::notify_one);
@@ -169,6 +175,13 @@ fn changed_between(before: &ConfigSet, after: &ConfigSet) -> HashSet<ConfigId> {
         before.by_id.get(id).is_some_and(|known| Arc::ptr_eq(known, stored))
     };
     after.by_id.iter().filter(|(id, stored)| !same(id, stored)).map(|(id, _)| *id).collect()
+}
+
+fn rate_limit(configs: &ConfigSet, config: ConfigId) -> Option<RateLimit> {
+    match &**configs.by_id.get(&config)? {
+        StoredConfig::Config(config) => config.rate_limit,
+        StoredConfig::Tombstone(_) => None,
+    }
 }
 
 /// Keeps the latches of readiness: Redis answers, the configs are known, every worker holds its leases.

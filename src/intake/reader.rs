@@ -91,6 +91,7 @@ pub struct Intake {
     recover_soon: Notify,
     /// The last entry that was read, until it is seen behind the floor; looked at while Redis is nearly full.
     last_read: Cell<Option<StreamId>>,
+    turn: RefCell<Option<Turn>>,
 }
 
 // === impl Intake ===
@@ -106,6 +107,7 @@ impl Intake {
             brought: Cell::new(true),
             recover_soon: Notify::new(),
             last_read: Cell::new(None),
+            turn: RefCell::default(),
         })
     }
 
@@ -118,16 +120,15 @@ impl Intake {
     /// Reads until `stop`; no error ends it.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
-        let mut turn = None;
         while !*stop.borrow() {
             let consumer = tokio::select! {
                 consumer = self.parts.membership.confirmed() => consumer,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match self.step(&consumer, &mut turn, &mut stop).await {
+            match self.step(&consumer, &mut stop).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
-                    drop(turn.take());
+                    self.free_turn();
                     self.after_error(&error).await;
                     let jitter = pause.mul_f64(rand::random::<f64>() * 0.5);
                     tokio::time::sleep(pause + jitter).await;
@@ -135,15 +136,11 @@ impl Intake {
                 }
             }
         }
+        self.free_turn();
     }
 
     /// One round: recovery where it is due, then a read of as much as the credit allows.
-    async fn step(
-        &self,
-        consumer: &Rc<Consumer>,
-        turn: &mut Option<Turn>,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<()> {
+    async fn step(&self, consumer: &Rc<Consumer>, stop: &mut watch::Receiver<bool>) -> Result<()> {
         if Instant::now() >= self.recover_at.get() {
             self.recover_at.set(Instant::now() + RECOVER_EVERY);
             self.recover(consumer).await?;
@@ -152,24 +149,18 @@ impl Intake {
             && let Some(last) = self.last_read.get()
         {
             if !self.is_behind_floor(last).await? {
-                drop(turn.take());
+                self.free_turn();
                 let _ = tokio::time::timeout(FLOOR_LOOK, stop.wait_for(|stop| *stop)).await;
                 return Ok(());
             }
             self.last_read.set(None);
         }
-        if self.parts.credit.left() == 0 {
-            // Whoever has credit may block meanwhile.
-            drop(turn.take());
-        }
         tokio::select! {
-            () = self.parts.credit.available() => {}
+            () = self.credit_available() => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
-        if turn.is_none() {
-            *turn = self.parts.turn.take();
-        }
-        if turn.is_none() && !self.brought.get() {
+        let own_turn = self.take_turn();
+        if !own_turn && !self.brought.get() {
             tokio::select! {
                 more = self.parts.turn.stand_by() => self.brought.set(more),
                 () = self.recover_soon.notified() => {}
@@ -177,7 +168,28 @@ impl Intake {
             }
             return Ok(());
         }
-        self.read(consumer, turn.is_some(), stop).await
+        self.read(consumer, own_turn, stop).await
+    }
+
+    /// Whether the turn is this worker's, after taking it where nobody holds it.
+    fn take_turn(&self) -> bool {
+        let mut turn = self.turn.borrow_mut();
+        if turn.is_none() {
+            *turn = self.parts.turn.take();
+        }
+        turn.is_some()
+    }
+
+    fn free_turn(&self) {
+        drop(self.turn.take());
+    }
+
+    /// Waits for credit; the turn is another worker's meanwhile, also in the middle of a batch.
+    pub(super) async fn credit_available(&self) {
+        if self.parts.credit.left() == 0 {
+            self.free_turn();
+        }
+        self.parts.credit.available().await;
     }
 
     /// Reads once, and takes what was found. The worker whose turn it is blocks; another one, which was brought
@@ -304,7 +316,7 @@ impl Intake {
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
         let body = event.body();
         for target in targets {
-            self.parts.credit.available().await;
+            self.credit_available().await;
             let credit = self.parts.credit.take(body.len());
             self.parts.lanes.admit(Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit));
         }
@@ -321,6 +333,7 @@ impl Intake {
         parts.metrics.rejected_evicted.increment(evicted);
         tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
+        parts.metrics.events_acknowledged.increment(1);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A worker's lanes.
+//! A worker's lanes: what becomes of a delivery that comes in, and of one that waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,17 +10,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::lane::{Lane, Running};
+use super::lane::Lane;
 use super::permits::{Permit, Permits};
-use crate::attempt::{Attempter, Outgoing};
+use crate::attempt::Attempter;
 use crate::domain::clock::Clock;
-use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::outcome::{AttemptResult, Outcome};
-use crate::domain::snapshot::{Lookup, Snapshot, Target};
+use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
-use crate::settle::{Attempted, Credit, Job, Settler};
+use crate::settle::{Credit, Job, Settler};
 
 /// A delivery without a fate is handed to its queue when its event was read this long ago.
 const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
@@ -56,7 +54,7 @@ pub struct LanesParts {
 
 /// A worker's lanes.
 pub struct Lanes {
-    parts: LanesParts,
+    pub(super) parts: LanesParts,
     lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
     /// Every job that is queued or in flight, by its number: the first is the oldest.
     open: RefCell<BTreeMap<u64, Rc<Job>>>,
@@ -64,11 +62,11 @@ pub struct Lanes {
     swept_to: Cell<u64>,
     handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
-    waiting: RefCell<HashSet<ConfigId>>,
-    backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
+    pub(super) waiting: RefCell<HashSet<ConfigId>>,
+    pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    sending: Cell<bool>,
+    pub(super) sending: Cell<bool>,
     all_done: Notify,
 }
 
@@ -97,7 +95,7 @@ impl Lanes {
     pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
-        let may_start = self.sending.get() && lane.queue.borrow().is_empty();
+        let may_start = self.may_start() && lane.queue.borrow().is_empty() && !lane.yields_token();
         match may_start.then(|| self.take(&lane)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
@@ -113,9 +111,14 @@ impl Lanes {
         self.parts.settler.park(job, Duration::ZERO, HELD_LOOK);
     }
 
-    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it.
+    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it; parks it again
+    /// where the gate has shut meanwhile.
     pub fn start_claimed(self: &Rc<Self>, job: Rc<Job>, permit: Permit) {
         let lane = self.lane(job.delivery.config);
+        if let Some(shut) = lane.permits.gate.shut_for(std::time::Instant::now()) {
+            self.parts.settler.park(&job, Duration::ZERO, shut);
+            return;
+        }
         let number = self.note(&job);
         self.start(&lane, number, job, permit);
     }
@@ -125,17 +128,33 @@ impl Lanes {
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
-        let left = if self.sending.get() { self.parts.credit.left() } else { 0 };
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        let left = if self.sending.get() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
         permits.truncate(max);
+        if lane.permits.gate.shut_for(std::time::Instant::now()).is_some() {
+            permits.clear();
+        }
         while permits.len() < max
             && let Some(permit) = self.take(&lane)
         {
             permits.push(permit);
         }
         permits
+    }
+
+    /// When `config`'s gate opens, or its next token comes; `None` while neither is waited for.
+    #[must_use]
+    pub fn next_look(&self, config: ConfigId) -> Option<Duration> {
+        self.lane(config).permits.gate.next_look(std::time::Instant::now())
+    }
+
+    /// Whether other replicas hold a limit of `config` that is too small to divide.
+    #[must_use]
+    pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
+        self.lane(config).permits.is_held_elsewhere()
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.
@@ -230,6 +249,18 @@ impl Lanes {
         }
     }
 
+    /// Whether this worker may send: it holds its leases.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.sending.get()
+    }
+
+    /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
+    /// is claimed comes a batch at a time, and no faster than Redis answers.
+    pub(super) fn may_start(&self) -> bool {
+        self.sending.get() && !self.parts.settler.is_behind()
+    }
+
     fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
@@ -237,7 +268,12 @@ impl Lanes {
 
     fn lane(&self, config: ConfigId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, self.parts.permits.lane(config)));
+        let rate = || match self.parts.snapshot.load().lookup(config) {
+            Lookup::Active(target) => target.config.rate_limit,
+            _ => None,
+        };
+        let permits = &self.parts.permits;
+        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, permits.lane(config, rate)));
         lane.last_used.set(Instant::now());
         Rc::clone(lane)
     }
@@ -249,7 +285,7 @@ impl Lanes {
         number
     }
 
-    fn close(&self, number: u64) {
+    pub(super) fn close(&self, number: u64) {
         let mut open = self.open.borrow_mut();
         open.remove(&number);
         if open.is_empty() {
@@ -268,18 +304,23 @@ impl Lanes {
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
-        short && lane.queue.borrow().len() < share.max(1)
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+        let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
-        lane.backlog.set(self.parts.settings.process.roles.retry);
-        self.parts.settler.park(job, Duration::ZERO, FULL_LOOK);
+        lane.backlog.set(self.parts.settings.process.roles.retry && !elsewhere);
+        let next_look = lane.permits.gate.next_look(std::time::Instant::now());
+        // Those who hold the limit may take it at once.
+        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
+        self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
     }
 
     /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
-    fn take(&self, lane: &Lane) -> Option<Permit> {
+    pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
         let hangs = lane.hangs(&self.parts.permits);
         let room = !hangs || self.parts.credit.hanging_bytes() < self.parts.credit.bytes_max() / 2;
         room.then(|| self.parts.permits.take(&lane.permits)).flatten()
@@ -311,18 +352,18 @@ impl Lanes {
             if at.elapsed() < HAND_OFF_AFTER {
                 return true;
             }
-            match job.upgrade().filter(|job| job.is_undecided()) {
-                Some(job) => {
-                    *at = Instant::now();
-                    self.parts.settler.hand_off(&job);
-                    true
-                }
-                None => false,
+            let Some(job) = job.upgrade() else { return false };
+            if job.is_undecided() {
+                *at = Instant::now();
+                self.parts.settler.hand_off(&job);
             }
+            // One that is still being handed off may yet be refused.
+            job.is_handing_off()
         });
     }
 
-    fn pump_waiting(self: &Rc<Self>) {
+    /// Starts what waits in memory, where permits are free.
+    pub fn pump_waiting(self: &Rc<Self>) {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
@@ -342,118 +383,5 @@ impl Lanes {
                 self.park(lane, job.number.get(), &job);
             }
         }
-    }
-
-    /// Starts queued deliveries while there are permits.
-    fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
-        lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.take(lane) else { break };
-            let next = lane.queue.borrow_mut().pop_front();
-            match next {
-                Some(job) if !job.settling.get() => {
-                    let number = job.number.get();
-                    self.start(lane, number, job, permit);
-                }
-                _ => drop(permit),
-            }
-        }
-        if lane.queue.borrow().is_empty() {
-            self.waiting.borrow_mut().remove(&lane.config);
-        }
-    }
-
-    fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
-        job.started.set(true);
-        lane.in_flight.borrow_mut().insert(number, Running { since: Instant::now(), permit });
-        let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
-        tokio::task::spawn_local(async move {
-            let ended = lanes.attempt(&job).await;
-            let running = lane.in_flight.borrow_mut().remove(&number);
-            // What is settled counts against the credit again, so that a Redis that does not answer stops the intake.
-            job.credit.set_hanging(false);
-            if let Some(attempted) = ended {
-                lanes.observe(&lane, &attempted.result);
-                lanes.parts.settler.attempted(&job, attempted);
-            }
-            lanes.close(number);
-            if let Some(running) = running {
-                lanes.next_for(&lane, &job, running.permit);
-            }
-        });
-    }
-
-    /// Makes the attempt, to what the config says now; decides without one where the config cannot be sent to.
-    async fn attempt(&self, job: &Rc<Job>) -> Option<Attempted> {
-        let settler = &self.parts.settler;
-        let target: Arc<Target> = match self.parts.snapshot.load().lookup(job.delivery.config) {
-            Lookup::Active(target) => target,
-            Lookup::Paused | Lookup::Unknown => {
-                settler.park(job, Duration::ZERO, HELD_LOOK);
-                return None;
-            }
-            Lookup::Gone => {
-                settler.fail(job, FailReason::Gone);
-                return None;
-            }
-            Lookup::Deleted => {
-                settler.fail(job, FailReason::Deleted);
-                return None;
-            }
-        };
-        let delivery = &job.delivery;
-        let outgoing = Outgoing {
-            delivery: delivery.id,
-            event_type: Arc::clone(&delivery.event_type),
-            traceparent: delivery.traceparent.clone(),
-            body: delivery.body.clone(),
-        };
-        let at = self.parts.clock.now();
-        self.parts.metrics.in_flight.increment(1.0);
-        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
-        self.parts.metrics.in_flight.decrement(1.0);
-        Some(Attempted {
-            url: Arc::clone(&target.endpoint.url),
-            config_version: target.config.version,
-            max_retries: target.config.max_retries,
-            at,
-            result,
-        })
-    }
-
-    fn observe(&self, lane: &Lane, result: &AttemptResult) {
-        let outcome = result.outcome();
-        let in_doubt = lane.permits.is_in_doubt();
-        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
-        if in_doubt && !lane.permits.is_in_doubt() {
-            lane.set_in_doubt(false);
-        }
-        let metrics = &self.parts.metrics;
-        metrics.outcome(outcome).increment(1);
-        metrics.attempt_seconds.record(result.took.as_secs_f64());
-        if let Err(fault) = &result.reply {
-            metrics.fault(fault.kind).increment(1);
-        }
-    }
-
-    /// A permit came free: the backlog's turn, or the queue's.
-    fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
-        permit.set_in_doubt(lane.permits.is_in_doubt());
-        let permit = if lane.permits.hangs() {
-            // Asked for anew: what a lane may hold while it hangs depends on how many others hang.
-            drop(permit);
-            match self.take(lane) {
-                Some(permit) => permit,
-                None => return,
-            }
-        } else {
-            permit
-        };
-        if lane.offer_to_backlog(permit).is_ok() {
-            let shard = job.delivery.id.event().shard();
-            self.backlog_ready.borrow_mut().insert((shard, lane.config));
-            self.backlog_wake.notify_waiters();
-        }
-        self.pump(lane);
     }
 }

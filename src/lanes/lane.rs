@@ -21,7 +21,7 @@ pub(super) struct Lane {
     pub(super) permits: Arc<LanePermits>,
     pub(super) queue: RefCell<VecDeque<Rc<Job>>>,
     /// The attempts in flight, by the job's number: the first is the oldest.
-    pub(super) in_flight: RefCell<BTreeMap<u64, Running>>,
+    pub(super) in_flight: RefCell<BTreeMap<u64, InFlight>>,
     /// Deliveries of the config wait in Redis and are due, as far as this worker knows.
     pub(super) backlog: Cell<bool>,
     backlog_permits: RefCell<Vec<Permit>>,
@@ -30,7 +30,7 @@ pub(super) struct Lane {
 }
 
 /// An attempt in flight.
-pub(super) struct Running {
+pub(super) struct InFlight {
     pub(super) since: Instant,
     pub(super) permit: Permit,
 }
@@ -52,8 +52,20 @@ impl Lane {
     }
 
     /// How long a delivery that joins the queue now would wait; `None` while nothing is known. An attempt that is
-    /// still under way counts with the time that it has taken so far.
+    /// still under way counts with the time that it has taken so far; a rate counts with the tokens that are
+    /// still to come.
     pub(super) fn expected_wait(&self) -> Option<Duration> {
+        let queued = u32::try_from(self.queue.borrow().len()).unwrap_or(u32::MAX);
+        let tokens = queued.saturating_add(1);
+        let pace = &self.permits.gate.pace;
+        let paced = pace.wait_for(tokens, std::time::Instant::now()).unwrap_or(Duration::MAX);
+        match self.expected_turn(queued) {
+            None if paced.is_zero() => None,
+            turn => Some(turn.unwrap_or_default().max(paced)),
+        }
+    }
+
+    fn expected_turn(&self, queued: u32) -> Option<Duration> {
         let oldest = self.oldest();
         let known = match (self.permits.mean(), oldest) {
             (Some(mean), Some(age)) => mean.max(age),
@@ -61,8 +73,18 @@ impl Lane {
             (None, Some(age)) => age,
             (None, None) => return None,
         };
-        let queued = u32::try_from(self.queue.borrow().len()).unwrap_or(u32::MAX);
-        Some(known.saturating_mul(queued) / self.permits.window().max(1))
+        Some(known.saturating_mul(queued) / self.permits.limit().max(1))
+    }
+
+    /// Whether the config's rate is limited and deliveries wait in Redis for its tokens: then a new delivery is
+    /// never queued in memory, where it would always come first.
+    pub(super) fn shares_tokens(&self) -> bool {
+        self.backlog.get() && self.permits.gate.pace.is_limited()
+    }
+
+    /// Whether it is the backlog's turn to have the next token.
+    pub(super) fn yields_token(&self) -> bool {
+        self.shares_tokens() && self.backlog_turn.replace(!self.backlog_turn.get())
     }
 
     fn oldest(&self) -> Option<Duration> {

@@ -59,6 +59,8 @@ pub struct WalkMetrics {
     pub settle_batch: Histogram,
     /// Fates that were not applied because another owner had taken over.
     pub settles_lost: Counter,
+    /// Refusals of fates for reasons of their own.
+    pub settles_refused: Counter,
     /// Rows that log caps evicted.
     pub log_rows_evicted: Counter,
     /// Failed deliveries that their cap evicted.
@@ -121,6 +123,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("postrider_retries_scheduled_total", "Retries scheduled."),
     ("postrider_deliveries_claimed_total", "Deliveries claimed from queues."),
     ("postrider_settles_lost_total", "Fates not applied because another owner had taken over."),
+    (
+        "postrider_settles_refused_total",
+        "Times that Redis refused a fate for a reason of its own; it is tried again.",
+    ),
     ("postrider_log_rows_evicted_total", "Rows of attempt logs that a cap evicted."),
     (
         "postrider_failed_evicted_total",
@@ -204,6 +210,7 @@ impl WalkMetrics {
             claimed: counter!("postrider_deliveries_claimed_total"),
             settle_batch: histogram!("postrider_settle_batch_size"),
             settles_lost: counter!("postrider_settles_lost_total"),
+            settles_refused: counter!("postrider_settles_refused_total"),
             log_rows_evicted: counter!("postrider_log_rows_evicted_total"),
             failed_evicted: counter!("postrider_failed_evicted_total"),
             reclaimed: counter!("postrider_reclaimed_total"),

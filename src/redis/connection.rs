@@ -92,6 +92,12 @@ impl RedisError {
         }
     }
 
+    /// Whether the connection or the server's state, not the command, is at fault: other commands fail too.
+    #[must_use]
+    pub fn is_of_server(&self) -> bool {
+        self.is_connection() || self.code().is_some_and(|code| OF_SERVER.contains(&code))
+    }
+
     /// Whether the connection, not the command, is at fault.
     #[must_use]
     pub fn is_connection(&self) -> bool {
@@ -102,6 +108,10 @@ impl RedisError {
         }
     }
 }
+
+/// Errors that say something of the server's state, not of the command.
+const OF_SERVER: [&str; 9] =
+    ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "WRONGPASS", "EXECABORT"];
 
 /// Whether a connection is of no further use after `error`: the network failed, an answer is overdue (later
 /// answers would be taken for those of other commands), the server is no longer a writable primary, or it forgot

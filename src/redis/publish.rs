@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::connection::{During, Link, Redis, RedisError, Result};
+use super::connection::{During, Redis, RedisError, Result};
 use super::keys::ShardKeys;
 use super::scripts;
 use crate::domain::event::{EventFields, JsonScratch, Rejection};
@@ -183,23 +183,14 @@ impl MemoryWatch {
         let mut connection = redis.pooled(operation).await?;
         let info: String =
             redis::cmd("INFO").arg("memory").query_async(&mut *connection).await.during(operation)?;
-        let full = memory_share_of(&info).is_some_and(|share| share >= MEMORY_SHARE_MAX);
+        let full = memory_share(&info).is_some_and(|share| share >= MEMORY_SHARE_MAX);
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), full));
         Ok(full)
     }
 }
 
-/// The share of `maxmemory` that Redis uses; `None` where it has no limit.
-///
-/// # Errors
-/// Redis's.
-pub async fn memory_share(link: &Link) -> Result<Option<f64>> {
-    let info: String = link.query("reading redis's memory", redis::cmd("INFO").arg("memory")).await?;
-    Ok(memory_share_of(&info))
-}
-
 /// `used_memory` over `maxmemory`; `None` without a limit.
-fn memory_share_of(info: &str) -> Option<f64> {
+pub(super) fn memory_share(info: &str) -> Option<f64> {
     let number = |name: &str| -> Option<f64> {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
     };
@@ -229,8 +220,8 @@ mod tests {
     #[test]
     fn memory_is_a_share_only_where_there_is_a_limit() {
         let info = "# Memory\r\nused_memory:850\r\nused_memory_peak:900\r\nmaxmemory:1000\r\n";
-        assert_eq!(memory_share_of(info), Some(0.85));
-        assert_eq!(memory_share_of("used_memory:850\r\nmaxmemory:0\r\n"), None);
-        assert_eq!(memory_share_of(""), None);
+        assert_eq!(memory_share(info), Some(0.85));
+        assert_eq!(memory_share("used_memory:850\r\nmaxmemory:0\r\n"), None);
+        assert_eq!(memory_share(""), None);
     }
 }

@@ -70,6 +70,8 @@ scripts! {
     CLAIM = "claim" <2, 5>;
     /// Puts claimed deliveries back.
     PUT_BACK = "put_back" <2, 2>;
+    /// Moves what cannot be delivered out of a queue's way.
+    CLEAR_QUEUE = "clear_queue" <3, 2>;
     /// Takes or renews a worker's lease.
     RENEW = "renew" <1, 3>;
     /// Takes over a dead consumer's entries.

@@ -10,5 +10,6 @@
 
 mod load;
 mod scheduler;
+mod unserved;
 
 pub use scheduler::{Scheduler, SchedulerParts, Visits};

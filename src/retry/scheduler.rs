@@ -10,13 +10,13 @@ use tokio::sync::{Notify, watch};
 
 use super::load::{Loaded, load};
 use crate::domain::clock::{Clock, UnixMillis};
-use crate::domain::delivery::FailReason;
-use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::domain::delivery::{Delivery, FailReason};
+use crate::domain::ids::{ConfigId, DeliveryId, ShardNumber};
 use crate::domain::snapshot::{Lookup, Snapshot};
-use crate::lanes::{HELD_LOOK, Lanes, Permit};
+use crate::lanes::{Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest};
+use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest, Claimed, DuePage};
 use crate::redis::keys::ShardKeys;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -30,11 +30,8 @@ const FULL_LOOK: Duration = Duration::from_secs(1);
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
 
-/// Batches of one config's queue that one visit fails; the next round goes on.
-const FAIL_BATCHES_MAX: usize = 16;
-
-/// Longest wait for a failed batch to become durable before the next one is read.
-const DECIDE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Configs that other replicas serve, passed over in one round.
+const PASSED_MAX: usize = 4_096;
 
 /// First and longest pause after an error.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -75,7 +72,7 @@ pub struct SchedulerParts {
 
 /// The scheduler of one worker on one shard.
 pub struct Scheduler {
-    parts: SchedulerParts,
+    pub(super) parts: SchedulerParts,
 }
 
 // === impl Visits ===
@@ -148,17 +145,43 @@ impl Scheduler {
         }
         let changed = self.parts.visits.take(shard);
         self.visit_all(changed, |config| self.parts.visits.ask(shard, config)).await?;
-        let now = self.parts.clock.now();
-        let (due, later) =
-            deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
-        let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
-        for config in due {
-            if let Some(at) = self.visit(config).await? {
-                next = next.min(at.since(now));
-            }
-        }
+        let next = self.visit_due().await?;
         // A look that is due now is one whose permits are spent by this visit: not at once again.
         Ok(next.clamp(Duration::from_millis(1), SLEEP_MAX))
+    }
+
+    /// Visits configs that are due, and pages past those that other replicas serve: their looks are not moved.
+    /// Answers how long to sleep.
+    async fn visit_due(&self) -> Result<Duration> {
+        let parts = &self.parts;
+        let now = parts.clock.now();
+        let mut passed = 0;
+        loop {
+            let page = DuePage { now, skip: passed, max: VISITS_MAX };
+            let (due, later) = deliveries::due_configs(&parts.link, &parts.keys, page).await?;
+            let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
+            let (full, before) = (due.len() == VISITS_MAX, passed);
+            let count = due.len();
+            for config in due {
+                if self.is_others(config) {
+                    passed += 1;
+                } else if let Some(at) = self.visit(config).await? {
+                    next = next.min(at.since(now));
+                }
+            }
+            if full && passed - before < count {
+                return Ok(Duration::ZERO);
+            }
+            if !full || passed >= PASSED_MAX {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Whether other replicas hold a limit of the config that is too small to divide, so that they serve it.
+    fn is_others(&self, config: ConfigId) -> bool {
+        matches!(self.parts.snapshot.load().lookup(config), Lookup::Active(_))
+            && self.parts.lanes.is_held_elsewhere(config)
     }
 
     async fn due_soon(&self) {
@@ -204,105 +227,65 @@ impl Scheduler {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { FULL_LOOK } else { Duration::ZERO },
+            hold: if full { parts.lanes.next_look(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
         let more = claimed.next.is_some_and(|at| full || at <= now);
-        let count = claimed.ids.len();
-        parts.metrics.claimed.increment(count as u64);
-        let loaded = load(&parts.link, &parts.keys, config, &claimed.ids).await?;
-        for (loaded, permit) in loaded.into_iter().zip(permits) {
-            self.begin(config, loaded, claimed.claim, permit, now);
+        parts.metrics.claimed.increment(claimed.ids.len() as u64);
+        let loaded = self.load_claimed(config, &claimed).await?;
+        let mut unreadable = Vec::new();
+        for ((id, loaded), permit) in claimed.ids.iter().zip(loaded).zip(permits) {
+            match loaded {
+                Loaded::Delivery(delivery, due) => self.begin(*delivery, due, claimed.claim, permit, now),
+                Loaded::Unreadable => unreadable.push((*id, claimed.claim)),
+            }
         }
         parts.lanes.set_backlog(config, more);
+        self.clear(config, &unreadable).await?;
         Ok(claimed.next)
     }
 
-    fn begin(&self, config: ConfigId, loaded: Loaded, claim: Claim, permit: Permit, now: UnixMillis) {
+    /// Loads what was claimed. What then cannot begin, because of an error or because the lease was lost meanwhile,
+    /// is put back as far as that succeeds; else it is due again when the claim is past.
+    pub(super) async fn load_claimed(&self, config: ConfigId, claimed: &Claimed) -> Result<Vec<Loaded>> {
         let parts = &self.parts;
-        match loaded {
-            Loaded::Delivery(delivery, due) => {
-                let overdue = now.since(due) > parts.settings.retention.overdue_max;
-                let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(*delivery, claim, credit);
-                if overdue {
-                    parts.settler.fail(&job, FailReason::Expired);
-                } else {
-                    parts.lanes.start_claimed(job, permit);
-                }
+        let loaded = load(&parts.link, &parts.keys, config, &claimed.ids).await;
+        if !claimed.ids.is_empty() && (loaded.is_err() || !parts.lanes.is_sending()) {
+            let ids: Vec<_> = claimed.ids.iter().map(|id| (*id, claimed.claim)).collect();
+            let back = deliveries::put_back(&parts.link, &parts.keys, config, &ids, FULL_LOOK).await;
+            if back.is_ok() && loaded.is_ok() {
+                return Ok(Vec::new());
             }
-            Loaded::Unreadable(id) => {
-                tracing::error!(delivery = %id, %config, "a queued delivery has no usable record; it stays in its queue");
-            }
+        }
+        loaded
+    }
+
+    fn begin(&self, delivery: Delivery, due: UnixMillis, claim: Claim, permit: Permit, now: UnixMillis) {
+        let parts = &self.parts;
+        let overdue = now.since(due) > parts.settings.retention.overdue_max;
+        let credit = parts.credit.take(delivery.body.len());
+        let job = Job::of_claim(delivery, claim, credit);
+        if overdue {
+            parts.settler.fail(&job, FailReason::Expired);
+        } else {
+            parts.lanes.start_claimed(job, permit);
         }
     }
 
-    /// Ends what is overdue of a config that cannot be served, and looks at it again in a while.
-    async fn hold(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
+    /// Moves what cannot be delivered out of the queue's way.
+    pub(super) async fn clear(&self, config: ConfigId, unreadable: &[(DeliveryId, Claim)]) -> Result<()> {
+        if unreadable.is_empty() {
+            return Ok(());
+        }
         let parts = &self.parts;
-        let request = ClaimRequest {
-            max: BATCH_MAX,
-            lease: parts.settler.claim_lease(),
-            overdue_by: parts.settings.retention.overdue_max,
-            hold: HELD_LOOK,
-        };
-        let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
-        for loaded in load(&parts.link, &parts.keys, config, &claimed.ids).await? {
-            if let Loaded::Delivery(delivery, _) = loaded {
-                let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(*delivery, claimed.claim, credit);
-                parts.settler.fail(&job, FailReason::Expired);
-            }
-        }
-        Ok(claimed.next)
-    }
-
-    /// Fails a bounded part of the queue of a config that is gone or deleted; what other workers have claimed is
-    /// left to them until their claims are past.
-    async fn fail_queue(&self, config: ConfigId, reason: FailReason) -> Result<Option<UnixMillis>> {
-        for _ in 0..FAIL_BATCHES_MAX {
-            let jobs = self.fail_batch(config, reason).await?;
-            if jobs.is_empty() {
-                break;
-            }
-            let decided = async {
-                while jobs.iter().any(|job| !job.is_decided()) {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
-            if tokio::time::timeout(DECIDE_TIMEOUT, decided).await.is_err() {
-                break;
-            }
-        }
-        let look = ClaimRequest {
-            max: 0,
-            lease: Duration::ZERO,
-            overdue_by: Duration::ZERO,
-            hold: Duration::from_millis(50),
-        };
-        Ok(deliveries::claim(&self.parts.link, &self.parts.keys, config, look).await?.next)
-    }
-
-    async fn fail_batch(&self, config: ConfigId, reason: FailReason) -> Result<Vec<Rc<Job>>> {
-        let parts = &self.parts;
-        let queued = deliveries::queued(&parts.link, &parts.keys, config).await?;
-        let ids: Vec<_> = queued.iter().map(|(id, _)| *id).collect();
-        let loaded = load(&parts.link, &parts.keys, config, &ids).await?;
-        let now = parts.clock.now();
-        let mut jobs = Vec::new();
-        for (loaded, (_, score)) in loaded.into_iter().zip(queued) {
-            let Loaded::Delivery(delivery, due) = loaded else { continue };
-            // A score that is not the delivery's own time is a claim's.
-            let score_at = UnixMillis(u64::try_from(score.0).unwrap_or(0));
-            if score_at != due && score_at > now {
-                continue;
-            }
-            let credit = parts.credit.take(delivery.body.len());
-            let job = Job::of_claim(*delivery, score, credit);
-            parts.settler.fail(&job, reason);
-            jobs.push(job);
-        }
-        Ok(jobs)
+        let (dropped, waiting) = deliveries::clear(&parts.link, &parts.keys, config, unreadable).await?;
+        (0..dropped).for_each(|_| metrics::stored_unreadable("missing record"));
+        tracing::error!(
+            %config, dropped, waiting, first = %unreadable[0].0,
+            "queued deliveries cannot be made: those without a record are dropped, those whose record or body \
+             cannot be read wait aside"
+        );
+        Ok(())
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Owns: the floor and the trim behind it, log and failed caps, disabling after a 410, the observation of leases
 //! and the takeover of dead consumers, the gauges sampled from Redis. May use: `domain`, `redis`, `settings`,
-//! `metrics`, `settle` (its chores), `intake` (whom it tells of taken-over entries). Woken by: its period only;
+//! `metrics`, `settle` (its chores), `intake` (whom it tells of taken-over entries),
+//! `lanes` (whose permits it tells which replicas live). Woken by: its period only;
 //! every step may be repeated, and any replica finishes what another began.
 
+mod ages;
 mod chores;
 mod observer;
 mod sampler;
 
+pub use ages::AgeRotation;
 pub use chores::ChoreRunner;
 pub use observer::Observer;
 pub use sampler::Sampler;

@@ -10,7 +10,7 @@ use crate::metrics::Sampled;
 use crate::redis::connection::{Link, Result};
 use crate::redis::events::{self, Floor};
 use crate::redis::keys::ShardKeys;
-use crate::redis::publish::{MEMORY_SHARE_MAX, memory_share};
+use crate::redis::publish::MEMORY_SHARE_MAX;
 use crate::redis::shard_state;
 
 /// How often the floor is raised and memory is looked at; the gauges that cost more, in every such round while
@@ -58,7 +58,7 @@ impl Sampler {
     /// # Errors
     /// Redis's.
     pub async fn run_once(&mut self) -> Result<()> {
-        let share = memory_share(&self.link).await?;
+        let share = shard_state::memory(&self.link).await?;
         self.pressure.set(share.is_some_and(|share| share >= MEMORY_SHARE_MAX));
         Sampled::whole("postrider_redis_memory_ratio", share.unwrap_or(0.0));
         let floor = events::raise_floor(&self.link, &self.keys).await?;

@@ -105,7 +105,10 @@ impl Parts<'_> {
         let observer = duty.scans.then(|| {
             let link = Rc::clone(self.link);
             let metrics = shared.metrics.clone();
-            Observer::new(link, keys.clone(), Rc::clone(&membership), intake.clone(), lease, metrics)
+            let (membership, intake) = (Rc::clone(&membership), intake.clone());
+            // Every replica is a member of every shard: one of them says who lives.
+            let permits = (duty.shard.0 == 0).then(|| Arc::clone(&shared.permits));
+            Observer::new(link, keys.clone(), membership, intake, permits, lease, metrics)
         });
         ShardRooms { keys, duty, membership, intake, scheduler, observer }
     }

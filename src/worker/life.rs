@@ -24,7 +24,7 @@ use crate::redis::keys::ShardKeys;
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
-use crate::upkeep::{ChoreRunner, Observer, Sampler};
+use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
 const TICK: Duration = Duration::from_millis(20);
@@ -104,15 +104,19 @@ async fn live(
     mut stop: watch::Receiver<bool>,
 ) -> Drained {
     let Rooms { link, attempter, settler, lanes, chores, shards } = Rooms::build(&shared, worker, &duties);
-    let mut tasks = Vec::new();
-    let mut sources = Vec::new();
+    let (mut tasks, mut leasing, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     let run = Rc::clone(&settler);
     tasks.push(spawn_vital("settler", async move { run.run().await }));
+    let resume = (Rc::clone(&settler), Rc::clone(&lanes));
+    tasks.push(spawn_vital("resume", async move { resume_sending(&resume.0, &resume.1).await }));
     let (end_chores, chores_ended) = oneshot::channel();
-    let chores = spawn_vital("chores", do_chores(chores, chores_ended));
+    let chores = spawn_vital("chores", do_chores(chores, Rc::clone(&settler), chores_ended));
     let mut memberships = Vec::new();
     for rooms in shards {
         memberships.push((rooms.keys.clone(), Rc::clone(&rooms.membership)));
+        let renewing =
+            renew(Arc::clone(&shared), Rc::clone(&link), rooms.keys.clone(), Rc::clone(&rooms.membership));
+        leasing.push(spawn_vital("lease", renewing));
         start_shard(&shared, &link, rooms, &stop, &mut tasks, &mut sources);
     }
     let leases: Vec<_> = memberships.iter().map(|(_, membership)| Rc::clone(membership)).collect();
@@ -122,6 +126,8 @@ async fn live(
     let mut drained = drain(&shared, &lanes, &settler, sources).await;
     let _ = end_chores.send(());
     let _ = tokio::time::timeout(LAST_WRITES, chores).await;
+    // A renewal after the leave would make a member that nobody is.
+    leasing.iter().for_each(TaskHandle::abort);
     drained.clean &= leave(&link, &memberships).await;
     tasks.iter().for_each(TaskHandle::abort);
     drained
@@ -136,9 +142,7 @@ fn start_shard(
     tasks: &mut Vec<TaskHandle<()>>,
     sources: &mut Vec<TaskHandle<()>>,
 ) {
-    let ShardRooms { keys, duty, membership, intake, scheduler, observer } = rooms;
-    let renewing = renew(Arc::clone(shared), Rc::clone(link), keys.clone(), membership);
-    tasks.push(spawn_vital("lease", renewing));
+    let ShardRooms { keys, duty, intake, scheduler, observer, .. } = rooms;
     if let Some(intake) = intake {
         let stop = stop.clone();
         sources.push(spawn_vital("intake", async move { intake.run(stop).await }));
@@ -151,6 +155,10 @@ fn start_shard(
         tasks.push(spawn_vital("observer", observe(observer, stop.clone())));
     }
     if duty.scans {
+        let (snapshot, clock) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.clock));
+        let (settings, metrics) = (Arc::clone(&shared.settings), shared.metrics.clone());
+        let ages = AgeRotation::new(Rc::clone(link), keys.clone(), snapshot, clock, settings, metrics);
+        tasks.push(spawn_vital("ages", rotate(ages)));
         let age = shared.settings.retention.events_age;
         let (clock, pressure) = (Arc::clone(&shared.clock), Arc::clone(&shared.pressure));
         let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, age);
@@ -203,6 +211,14 @@ async fn tick(
     }
 }
 
+/// Starts what waited while the settler was behind.
+async fn resume_sending(settler: &Settler, lanes: &Rc<Lanes>) {
+    loop {
+        settler.caught_up.notified().await;
+        lanes.pump_waiting();
+    }
+}
+
 async fn renew(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys, membership: Rc<Membership>) {
     let period = shared.settings.redis.lease / 3;
     let retry = (period / 8).min(Duration::from_millis(250));
@@ -235,15 +251,28 @@ async fn observe(mut observer: Observer, stop: watch::Receiver<bool>) {
 }
 
 /// Ends after a last round that leaves nothing for later, when `ended` says so.
-async fn do_chores(mut chores: ChoreRunner, mut ended: oneshot::Receiver<()>) {
+async fn do_chores(mut chores: ChoreRunner, settler: Rc<Settler>, mut ended: oneshot::Receiver<()>) {
     loop {
-        let last = tokio::time::timeout(CHORES_EVERY, &mut ended).await.is_ok();
+        let last = tokio::select! {
+            _ = &mut ended => true,
+            () = settler.chore_wake.notified() => false,
+            () = tokio::time::sleep(CHORES_EVERY) => false,
+        };
         if let Err(error) = chores.run_once(last).await {
             metrics::redis_error(error.operation);
             tracing::warn!(%error, "a chore failed; trying again");
         }
         if last {
             return;
+        }
+    }
+}
+
+async fn rotate(mut ages: AgeRotation) {
+    loop {
+        tokio::time::sleep(AgeRotation::PERIOD).await;
+        if let Err(error) = ages.run_once().await {
+            metrics::redis_error(error.operation);
         }
     }
 }
@@ -282,12 +311,16 @@ async fn drain(
     Drained { given_up, clean: written }
 }
 
-/// Leaves every group; false where something is still pending.
+/// Leaves every group; false where something is still pending. Without Redis nothing can be left: the first error
+/// ends it, and other replicas remove the consumers once their leases are past.
 async fn leave(link: &Link, memberships: &[(ShardKeys, Rc<Membership>)]) -> bool {
+    let deadline = Instant::now() + LAST_WRITES;
     let mut left = true;
     for (keys, membership) in memberships {
-        let leave = tokio::time::timeout(LAST_WRITES, membership.leave(link, keys)).await;
-        left &= matches!(leave, Ok(Ok(true)));
+        match tokio::time::timeout_at(deadline, membership.leave(link, keys)).await {
+            Ok(Ok(own)) => left &= own,
+            Ok(Err(_)) | Err(_) => return false,
+        }
     }
     left
 }
