@@ -89,6 +89,24 @@ pub(crate) fn memory(args: &Args, layout: &Layout) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The times in the order of publishing, each second's sorted.
+fn by_second(times: &[(u64, u32)]) -> Vec<Vec<u32>> {
+    let first = times.iter().map(|(published, _)| *published).min().unwrap_or(0);
+    let mut seconds: Vec<Vec<u32>> = Vec::new();
+    for (published, took) in times {
+        let second = usize::try_from((published - first) / 1_000_000).unwrap_or(0);
+        seconds.resize_with(seconds.len().max(second + 1), Vec::new);
+        seconds[second].push(*took);
+    }
+    seconds.iter_mut().for_each(|second| second.sort_unstable());
+    seconds
+}
+
+/// The 99th percentile of sorted microseconds, in ms.
+fn p99(sorted: &[u32]) -> f64 {
+    f64::from(sorted.get(sorted.len() * 99 / 100).copied().unwrap_or(0)) / 1_000.0
+}
+
 // === impl World ===
 
 impl World {
@@ -141,22 +159,27 @@ impl World {
     ) -> Result<f64, Failure> {
         self.receiver.keep_times_from(from);
         let (cpu, before) = (server.cpu()?, self.receiver.arrived());
-        let reached = steady(&self.store, &self.receiver, 0..configs, rate, time)?;
+        let (reached, slowest) = steady(&self.store, &self.receiver, 0..configs, rate, time)?;
         pause(Duration::from_secs(3));
-        let times = self.receiver.times();
+        let seconds = by_second(&self.receiver.times());
+        let mut times: Vec<u32> = seconds.iter().flatten().copied().collect();
+        times.sort_unstable();
         let at = |share: f64| {
             let index = (times.len() as f64 * share) as usize;
             f64::from(times.get(index.min(times.len().saturating_sub(1))).copied().unwrap_or(0)) / 1_000.0
         };
+        let each: Vec<String> = seconds.iter().map(|times| format!("{:.0}", p99(times))).collect();
+        println!("{what}: p99 by the second of publishing, ms: {}", each.join(" "));
         println!(
             "{what:<14} {reached:>7.0} events/s  {:>8} arrived  p50 {:>7.2} ms  p99 {:>8.2} ms  p99.9 {:>8.2} ms  \
-             max {:>8.1} ms  {:.2} cores",
+             max {:>8.1} ms  {:.2} cores  slowest XADD {:.1} ms",
             self.receiver.arrived() - before,
             at(0.5),
             at(0.99),
             at(0.999),
             at(1.0),
             (server.cpu()? - cpu).as_secs_f64() / time.as_secs_f64(),
+            slowest.as_secs_f64() * 1_000.0,
         );
         Ok(at(0.99))
     }

@@ -29,17 +29,18 @@ pub(crate) fn preload(store: &Store, configs: Range<u32>, count: u64) -> Result<
     Ok(())
 }
 
-/// Adds `rate` events a second to the configs in turn for `time`; gives the rate that was reached.
+/// Adds `rate` events a second to the configs in turn for `time`; gives the rate that was reached and
+/// the slowest step: what Redis alone took.
 pub(crate) fn steady(
     store: &Store,
     receiver: &Receiver,
     configs: Range<u32>,
     rate: u64,
     time: Duration,
-) -> Result<f64, Failure> {
+) -> Result<(f64, Duration), Failure> {
     let mut connection = store.connection()?;
     let mut turn = configs.clone().cycle();
-    let (began, mut added) = (Instant::now(), 0_u64);
+    let (began, mut added, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
     while began.elapsed() < time {
         let wanted = (began.elapsed().as_secs_f64() * rate as f64) as u64;
         let mut pipeline = redis::pipe();
@@ -48,10 +49,14 @@ pub(crate) fn steady(
             add(&mut pipeline, store, turn.next().unwrap_or(0), now, added);
             added += 1;
         }
-        pipeline.query::<()>(&mut connection)?;
+        if !pipeline.is_empty() {
+            let step = Instant::now();
+            pipeline.query::<()>(&mut connection)?;
+            slowest = slowest.max(step.elapsed());
+        }
         pause(STEP);
     }
-    Ok(added as f64 / began.elapsed().as_secs_f64())
+    Ok((added as f64 / began.elapsed().as_secs_f64(), slowest))
 }
 
 fn add(pipeline: &mut redis::Pipeline, store: &Store, config: u32, micros: u64, number: u64) {

@@ -29,8 +29,8 @@ struct Shared {
     hang_below: AtomicUsize,
     /// Arrivals at endpoints that do not hang.
     arrived: AtomicU64,
-    /// Microseconds from publish to arrival at endpoints from the number on.
-    times: Mutex<(usize, Vec<u32>)>,
+    /// When it was published, and the microseconds from then to arrival, at endpoints from the number on.
+    times: Mutex<(usize, Vec<(u64, u32)>)>,
 }
 
 // === impl Receiver ===
@@ -81,11 +81,9 @@ impl Receiver {
         *self.shared.times.lock().unwrap_or_else(PoisonError::into_inner) = (number, Vec::new());
     }
 
-    /// The times since, sorted.
-    pub(crate) fn times(&self) -> Vec<u32> {
-        let mut times = self.shared.times.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
-        times.sort_unstable();
-        times
+    /// The times since: when published, and how long to arrival.
+    pub(crate) fn times(&self) -> Vec<(u64, u32)> {
+        self.shared.times.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 }
 
@@ -153,7 +151,7 @@ impl Shared {
         let took = u32::try_from(self.now_micros().saturating_sub(published)).unwrap_or(u32::MAX);
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         if endpoint >= times.0 {
-            times.1.push(took);
+            times.1.push((published, took));
         }
     }
 }
