@@ -129,6 +129,12 @@ impl Settler {
         self.held.borrow().contains(&id)
     }
 
+    /// Whether any event of `shard` is held.
+    #[must_use]
+    pub fn holds_any(&self, shard: ShardNumber) -> bool {
+        self.held.borrow().iter().any(|id| id.shard() == shard)
+    }
+
     /// One delivery of the event needs nothing more: it had a durable fate already.
     pub fn known(&self, ticket: &Rc<Ticket>) {
         self.parts.metrics.deliveries_known.increment(1);

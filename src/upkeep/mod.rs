@@ -14,4 +14,4 @@ mod sampler;
 pub use ages::AgeRotation;
 pub use chores::ChoreRunner;
 pub use observer::Observer;
-pub use sampler::sample;
+pub use sampler::Sampler;

@@ -50,7 +50,7 @@ impl Observer {
     /// How often to observe: several times in a lease.
     #[must_use]
     pub fn period(&self) -> Duration {
-        self.lease / 4
+        self.lease / 3
     }
 
     /// Looks once at every lease, and takes over from the dead. After an error the observation starts again.

@@ -132,7 +132,14 @@ async fn due_configs_are_those_whose_look_is_past_and_the_next_one() {
         due_configs(&walk.link, &walk.keys, DuePage { now: UnixMillis(5_000), skip: 0, max: 1 })
             .await
             .unwrap(),
-        (vec![config(2)], Some(UnixMillis(6_000)))
+        (vec![config(2)], None),
+        "the next one is due too"
+    );
+    assert_eq!(
+        due_configs(&walk.link, &walk.keys, DuePage { now: UnixMillis(5_000), skip: 0, max: 2 })
+            .await
+            .unwrap(),
+        (vec![config(2), config(1)], Some(UnixMillis(6_000)))
     );
     let all = due_configs(&walk.link, &walk.keys, DuePage { now: UnixMillis(7_000), skip: 0, max: 9 })
         .await
