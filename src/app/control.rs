@@ -20,7 +20,7 @@ use crate::domain::ids::ConfigId;
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
-use crate::intake::ReadTurn;
+use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::{Breakers, Permits};
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Redis;
@@ -34,8 +34,8 @@ use crate::worker::{Drained, Shared, duties_of, spawn};
 /// Readiness is looked at this often.
 const READINESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Redis counts as away when the follower, which asks every second, had no answer for this long.
-const REDIS_AWAY_AFTER: Duration = Duration::from_millis(2_500);
+/// Redis counts as away when the follower, which asks every second and a half, had no answer for this long.
+const REDIS_AWAY_AFTER: Duration = Duration::from_millis(2_750);
 
 /// A running replica.
 pub(super) struct Control {
@@ -133,6 +133,7 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         permits: Permits::new(&settings.limits, Breakers::new(&policy), &start),
         start,
         turns: shards.iter().map(|_| Arc::new(ReadTurn::default())).collect(),
+        pressure: Arc::new(MemoryPressure::default()),
         due_soon: shards.iter().map(|_| Notify::new()).collect(),
         visits: Arc::new(Visits::default()),
         egress: Arc::new(egress),

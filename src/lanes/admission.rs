@@ -97,7 +97,7 @@ impl Lanes {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
         let may_start = self.may_start() && lane.queue.borrow().is_empty() && !lane.yields_token();
-        match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
+        match may_start.then(|| self.take(&lane)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
                 lane.queue.borrow_mut().push_back(job);
@@ -147,7 +147,7 @@ impl Lanes {
             permits.clear();
         }
         while permits.len() < max
-            && let Some(permit) = self.parts.permits.take(&lane.permits)
+            && let Some(permit) = self.take(&lane)
         {
             permits.push(permit);
         }
@@ -323,6 +323,10 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
+        // What an endpoint that hangs would keep in memory is taken from those that answer.
+        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.backlog.get()) {
+            return false;
+        }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
@@ -342,13 +346,24 @@ impl Lanes {
         self.close(number);
     }
 
+    /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
+    pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
+        let hangs = lane.hangs(&self.parts.permits);
+        let room = !hangs || self.parts.credit.hanging_bytes() < self.parts.credit.bytes_max() / 2;
+        room.then(|| self.parts.permits.take(&lane.permits)).flatten()
+    }
+
     fn hand_over(&self, number: u64, job: &Rc<Job>) {
+        let lane = self.lane(job.delivery.config);
+        if job.started.get() && !job.settling.get() {
+            job.credit.set_hanging(true);
+            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
+            lane.hangs(&self.parts.permits);
+        }
         if !job.is_undecided() {
             return;
         }
-        let lane = self.lane(job.delivery.config);
         if job.started.get() {
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
             self.parts.settler.hand_off(job);
             self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
         } else {
@@ -379,7 +394,21 @@ impl Lanes {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            self.pump(&lane);
+            if lane.hangs(&self.parts.permits) {
+                self.park_queue(&lane);
+            } else {
+                self.pump(&lane);
+            }
+        }
+    }
+
+    /// Parks what waits for an endpoint that hangs.
+    fn park_queue(&self, lane: &Lane) {
+        self.waiting.borrow_mut().remove(&lane.config);
+        for job in lane.queue.take() {
+            if !job.settling.get() {
+                self.park(lane, job.number.get(), &job);
+            }
         }
     }
 }

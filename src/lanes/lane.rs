@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::permits::{LanePermits, Permit};
+use super::permits::{LanePermits, Permit, Permits};
 use crate::domain::ids::ConfigId;
 use crate::settle::Job;
 
@@ -20,13 +20,19 @@ pub(super) struct Lane {
     pub(super) config: ConfigId,
     pub(super) permits: Arc<LanePermits>,
     pub(super) queue: RefCell<VecDeque<Rc<Job>>>,
-    /// When each attempt in flight began, by the job's number: the first is the oldest.
-    pub(super) in_flight: RefCell<BTreeMap<u64, Instant>>,
+    /// The attempts in flight, by the job's number: the first is the oldest.
+    pub(super) in_flight: RefCell<BTreeMap<u64, InFlight>>,
     /// Deliveries of the config wait in Redis and are due, as far as this worker knows.
     pub(super) backlog: Cell<bool>,
     backlog_permits: RefCell<Vec<Permit>>,
     backlog_turn: Cell<bool>,
     pub(super) last_used: Cell<Instant>,
+}
+
+/// An attempt in flight.
+pub(super) struct InFlight {
+    pub(super) since: Instant,
+    pub(super) permit: Permit,
 }
 
 // === impl Lane ===
@@ -60,7 +66,7 @@ impl Lane {
     }
 
     fn expected_turn(&self, queued: u32) -> Option<Duration> {
-        let oldest = self.in_flight.borrow().values().next().map(Instant::elapsed);
+        let oldest = self.oldest();
         let known = match (self.permits.mean(), oldest) {
             (Some(mean), Some(age)) => mean.max(age),
             (Some(mean), None) => mean,
@@ -79,6 +85,26 @@ impl Lane {
     /// Whether it is the backlog's turn to have the next token.
     pub(super) fn yields_token(&self) -> bool {
         self.shares_tokens() && self.backlog_turn.replace(!self.backlog_turn.get())
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        self.in_flight.borrow().values().next().map(|running| running.since.elapsed())
+    }
+
+    /// Whether the endpoint hangs, as far as can be seen now. The permits of its attempts are in doubt then.
+    pub(super) fn hangs(&self, permits: &Permits) -> bool {
+        let before = self.permits.is_in_doubt();
+        let hangs =
+            self.oldest().map_or_else(|| self.permits.hangs(), |age| permits.look(&self.permits, age));
+        if hangs && !before {
+            self.set_in_doubt(true);
+        }
+        hangs
+    }
+
+    /// Counts the permits of the attempts in flight as held in doubt, or no longer.
+    pub(super) fn set_in_doubt(&self, in_doubt: bool) {
+        self.in_flight.borrow().values().for_each(|running| running.permit.set_in_doubt(in_doubt));
     }
 
     /// Keeps a permit for the backlog where it is the backlog's turn, so that neither new events nor waiting ones

@@ -11,6 +11,7 @@
 
 mod admission;
 mod breaker;
+mod doubt;
 mod gate;
 mod lane;
 mod pace;

@@ -5,12 +5,14 @@
 //! A config's limits hold over all replicas: each has its part (`domain::shares`), recomputed whenever the live
 //! replicas change.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::breaker::Breakers;
+use super::doubt::{Answering, Doubt};
 use super::gate::Gate;
 use super::pace::Rate;
 use super::window::{Seen, Signal, WINDOW_START, Window};
@@ -30,7 +32,7 @@ pub struct Permits {
     pub breakers: Arc<Breakers>,
     state: Mutex<State>,
     in_flight: AtomicU32,
-    in_flight_max: u32,
+    doubt: Doubt,
     config_max: u32,
     epoch: Instant,
 }
@@ -53,6 +55,7 @@ struct Known {
 pub struct LanePermits {
     /// Whether it may send at all.
     pub gate: Gate,
+    answering: Answering,
     in_flight: AtomicU32,
     window: Mutex<Window>,
     /// The window's size, to be read without its lock.
@@ -70,6 +73,7 @@ pub struct Permit {
     lane: Arc<LanePermits>,
     /// It holds a token of the lane's rate, for which nothing was sent yet.
     token: bool,
+    in_doubt: Cell<bool>,
 }
 
 // === impl Permits ===
@@ -83,7 +87,7 @@ impl Permits {
             breakers,
             state: Mutex::new(state),
             in_flight: AtomicU32::new(0),
-            in_flight_max: limits.in_flight_max.max(1),
+            doubt: Doubt::new(limits.in_flight_max.max(1)),
             config_max: limits.config_in_flight_max.max(1),
             epoch: Instant::now(),
         })
@@ -96,6 +100,7 @@ impl Permits {
         let made = || {
             let lane = Arc::new(LanePermits {
                 gate: Gate::new(self.breakers.of(config)),
+                answering: Answering::default(),
                 in_flight: AtomicU32::new(0),
                 window: Mutex::new(Window::new()),
                 window_size: AtomicU32::new(WINDOW_START),
@@ -161,21 +166,26 @@ impl Permits {
     }
 
     fn take_unshut(self: &Arc<Self>, lane: &Arc<LanePermits>, now: Instant) -> Option<Permit> {
-        if !take_one(&self.in_flight, self.in_flight_max) {
+        let (in_doubt, before) =
+            self.doubt.admits(&lane.answering, lane.in_flight.load(Ordering::Relaxed))?;
+        if !take_one(&self.in_flight, before) {
             return None;
         }
         if !take_one(&lane.in_flight, lane.limit()) {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut permit = Permit { permits: Arc::clone(self), lane: Arc::clone(lane), token: false };
-        permit.token = lane.gate.pace.take(now);
+        let (permits, lane) = (Arc::clone(self), Arc::clone(lane));
+        let mut permit = Permit { permits, lane, token: false, in_doubt: Cell::new(false) };
+        permit.set_in_doubt(in_doubt);
+        permit.token = permit.lane.gate.pace.take(now);
         permit.token.then_some(permit)
     }
 
     /// An attempt of `lane` is over: what it means for the lane's window and for the time that attempts take.
     pub fn observe(&self, lane: &LanePermits, result: &AttemptResult) {
         let signal = Signal::of(result);
+        self.doubt.ended(&lane.answering, result.took, signal == Signal::Success);
         let took = u64::try_from(result.took.as_micros()).unwrap_or(u64::MAX).max(1);
         let mean = lane.mean_us.load(Ordering::Relaxed);
         // A moving average over about eight attempts; races between workers cost a sample, no more.
@@ -201,6 +211,17 @@ impl Permits {
         if lane.last_success_ms.load(Ordering::Relaxed) <= began {
             lane.change_window(Window::hang);
         }
+    }
+
+    /// The oldest attempt of `lane` began `age` ago and is not over. True when the endpoint hangs.
+    pub(super) fn look(&self, lane: &LanePermits, age: Duration) -> bool {
+        self.doubt.look(&lane.answering, age)
+    }
+
+    /// Permits held by lanes that are not known to answer.
+    #[must_use]
+    pub fn in_doubt(&self) -> u32 {
+        self.doubt.held()
     }
 
     /// Attempts in flight over all configs.
@@ -262,6 +283,16 @@ impl LanePermits {
         self.window_size.load(Ordering::Relaxed).min(self.share.load(Ordering::Relaxed))
     }
 
+    /// Whether the endpoint was last seen hanging.
+    pub(super) fn hangs(&self) -> bool {
+        self.answering.hangs()
+    }
+
+    /// Whether nothing is known of the endpoint, or it hangs.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.answering.is_in_doubt()
+    }
+
     /// Whether this replica sends nothing to the config, because others hold a limit that is too small to divide.
     #[must_use]
     pub fn is_held_elsewhere(&self) -> bool {
@@ -292,6 +323,13 @@ impl Permit {
         self.token = false;
     }
 
+    /// Counts it as held in doubt, or no longer.
+    pub(super) fn set_in_doubt(&self, in_doubt: bool) {
+        if self.in_doubt.replace(in_doubt) != in_doubt {
+            self.permits.doubt.count(in_doubt);
+        }
+    }
+
     /// The same permit for the next attempt, where the lane may make one now: a window may have shrunk, a gate may
     /// have shut, and each attempt needs a token.
     pub(super) fn renew(mut self) -> Option<Self> {
@@ -310,6 +348,7 @@ impl Drop for Permit {
         if self.token {
             self.lane.gate.pace.give_back();
         }
+        self.set_in_doubt(false);
         self.lane.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.permits.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -386,9 +425,22 @@ mod tests {
         let permits = permits(10, 100);
         let first = lane(&permits);
         let second = permits.lane(ConfigId::from_bytes([2; 12]), || None);
+        [&first, &second].into_iter().for_each(|lane| permits.observe(lane, &answered(500)));
         let taken = take_all(&permits, &first);
-        assert_eq!((taken.len(), take_all(&permits, &second).len()), (8, 2));
+        assert_eq!(
+            (taken.len(), take_all(&permits, &second).len()),
+            (8, 1),
+            "an eighth is for first permits"
+        );
+        assert_eq!(permits.in_doubt(), 0);
         drop(taken);
+        let third = permits.lane(ConfigId::from_bytes([3; 12]), || None);
+        let taken = take_all(&permits, &third);
+        assert_eq!((taken.len(), permits.in_doubt()), (2, 2), "a quarter, while nothing is known of it");
+        permits.observe(&third, &answered(500));
+        taken.iter().for_each(|permit| permit.set_in_doubt(false));
+        drop((taken, third));
+        assert_eq!((permits.in_flight(), permits.in_doubt()), (0, 0));
         drop(first);
         permits.forget_unused();
         assert_eq!(permits.state().lanes.len(), 1);
@@ -442,5 +494,8 @@ mod tests {
         assert!(permits.take(&lane).is_none());
         assert!(permit.renew().is_none());
         assert_eq!(permits.in_flight(), 0);
+        drop(lane);
+        permits.forget_unused();
+        assert!(permits.take(&self::lane(&permits)).is_none(), "forgetting a lane must not open its gate");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::{HELD_LOOK, Lanes};
-use super::lane::Lane;
+use super::lane::{InFlight, Lane};
 use super::permits::Permit;
 use crate::attempt::Outgoing;
 use crate::domain::delivery::FailReason;
@@ -53,7 +53,7 @@ impl Lanes {
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
         while self.may_start() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+            let Some(permit) = self.take(lane) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
                 Some(job) if !job.settling.get() => {
@@ -71,12 +71,15 @@ impl Lanes {
     pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, mut permit: Permit) {
         job.started.set(true);
         permit.spend();
-        lane.in_flight.borrow_mut().insert(number, Instant::now());
+        lane.in_flight.borrow_mut().insert(number, InFlight { since: Instant::now(), permit });
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
             let breaker = &lane.permits.gate.breaker;
-            if let Some(attempted) = lanes.attempt(job).await {
+            let attempted = lanes.attempt(job).await;
+            // What is settled counts against the credit again: a Redis that does not answer stops the intake.
+            job.credit.set_hanging(false);
+            if let Some(attempted) = attempted {
                 let retry_on = attempted.retry.retry_on;
                 breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
                 lanes.observe(lane, &attempted.result, retry_on);
@@ -85,8 +88,11 @@ impl Lanes {
                 breaker.not_attempted(job.delivery.id);
             }
             let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
+            let ended = lane.in_flight.borrow_mut().remove(&number);
             drop(running);
-            lanes.next_for(&lane, &job, permit);
+            if let Some(ended) = ended {
+                lanes.next_for(&lane, &job, ended.permit);
+            }
         });
     }
 
@@ -133,7 +139,11 @@ impl Lanes {
     }
 
     fn observe(&self, lane: &Lane, result: &AttemptResult, retry_on: RetryOn) {
+        let in_doubt = lane.permits.is_in_doubt();
         self.parts.permits.observe(&lane.permits, result);
+        if in_doubt && !lane.permits.is_in_doubt() {
+            lane.set_in_doubt(false);
+        }
         if let Some(asked) = result.asked_to_wait(retry_on) {
             lane.permits.gate.pace.hold(asked);
         }
@@ -150,7 +160,14 @@ impl Lanes {
 
     /// A permit came free: the backlog's turn, or the queue's.
     fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
-        let renewed = permit.renew();
+        permit.set_in_doubt(lane.permits.is_in_doubt());
+        let renewed = if lane.permits.hangs() {
+            // Asked for anew: how much a lane may hold while it hangs depends on how many others hang.
+            drop(permit);
+            self.take(lane)
+        } else {
+            permit.renew()
+        };
         if renewed.is_some_and(|permit| lane.offer_to_backlog(permit).is_ok()) {
             let shard = job.delivery.id.event().shard();
             self.backlog_ready.borrow_mut().insert((shard, lane.config));

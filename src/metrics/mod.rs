@@ -163,6 +163,7 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_due_configs", "Configs with deliveries waiting in their queue, by shard."),
     ("postrider_redis_memory_ratio", "Used memory over maxmemory; 0 where maxmemory is not set."),
     ("postrider_clock_offset_seconds", "Redis's clock minus this machine's."),
+    ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
     ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
     ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),

@@ -120,7 +120,7 @@ pub async fn put_back(
 }
 
 /// Configs whose next look is at or before `now`, the earliest first, at most `max`; and the time of the
-/// earliest look that is later.
+/// earliest look that is later, where not more than these are due.
 ///
 /// # Errors
 /// Redis's.
@@ -130,22 +130,22 @@ pub async fn due_configs(
     page: DuePage,
 ) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
     let operation = "reading due configs";
-    let mut commands = pipe();
     let DuePage { now, skip, max } = page;
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(skip).arg(max);
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
-    commands.arg("LIMIT").arg(0).arg(1);
-    let mut answers = link.pipeline(operation, &commands).await?.into_iter();
-    let (Some(due), Some(later)) = (answers.next(), answers.next()) else {
-        return Err(RedisError::answer(operation, "two lists expected"));
-    };
-    let (configs, strange) = parsed::<ConfigId>(list_of(operation, due?)?);
-    let next = match list_of(operation, later?)?.pop() {
-        Some(score) => u64::try_from(int_of(operation, score)?).ok().map(UnixMillis),
-        None => None,
-    };
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.due()).arg(skip).arg(skip + max).arg("WITHSCORES");
+    let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
+    let (mut members, mut later) = (Vec::new(), None);
+    while let (Some(member), Some(score)) = (flat.next(), flat.next()) {
+        let at = UnixMillis(u64::try_from(int_of(operation, score)?).unwrap_or(0));
+        if at > now || members.len() == max {
+            later = (at > now).then_some(at);
+            break;
+        }
+        members.push(member);
+    }
+    let (configs, strange) = parsed::<ConfigId>(members);
     remove_strange(link, &keys.due(), strange).await?;
-    Ok((configs, next))
+    Ok((configs, later))
 }
 
 /// The first deliveries in a config's queue with their scores, whether due or not, at most [`BATCH_MAX`].

@@ -36,16 +36,21 @@ type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 /// How often the follower looks.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Longest wait for an entry of `changes`; also how often a silent stream is checked for having been
-    /// replaced by an older one.
+    /// Longest wait for an entry of `changes`; readiness hears of Redis as often.
     pub block: Duration,
+    /// How often a silent stream is checked for having been replaced by an older one.
+    pub position_check: Duration,
     /// Time between full reads that nothing asked for.
     pub full_check: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { block: Duration::from_secs(1), full_check: Duration::from_secs(60) }
+        Self {
+            block: Duration::from_millis(1_500),
+            position_check: Duration::from_secs(10),
+            full_check: Duration::from_secs(60),
+        }
     }
 }
 
@@ -59,8 +64,10 @@ struct News {
 
 /// What one look at `changes` found.
 enum Look {
-    /// What came was applied, or nothing came.
+    /// What came was applied.
     Followed,
+    /// Nothing came.
+    Silence,
     /// Entries may have been missed.
     Gap,
 }
@@ -106,13 +113,20 @@ impl Directory {
     async fn follow_connection(&self, pace: Pace, redis: &Redis) -> Result<std::convert::Infallible> {
         let mut connection = redis.connect(Some(pace.block + redis.response_timeout())).await?;
         let mut position = self.read_all(&mut connection, redis.keys()).await?;
-        let mut read_at = Instant::now();
+        let (mut read_at, mut position_at) = (Instant::now(), Instant::now());
         loop {
-            let look = self.look(pace, &mut connection, redis.keys(), &mut position).await?;
+            let mut look = self.look(pace, &mut connection, redis.keys(), &mut position).await?;
             self.saw_redis();
+            // Silence is also what a stream gives that was deleted and begun again at lower ids.
+            if matches!(look, Look::Silence) && position_at.elapsed() >= pace.position_check {
+                position_at = Instant::now();
+                if last_change(&mut connection, redis.keys()).await? < position {
+                    look = Look::Gap;
+                }
+            }
             if matches!(look, Look::Gap) || read_at.elapsed() >= pace.full_check {
                 position = self.read_all(&mut connection, redis.keys()).await?;
-                read_at = Instant::now();
+                (read_at, position_at) = (Instant::now(), Instant::now());
             }
         }
     }
@@ -168,9 +182,7 @@ impl Directory {
         let reply: Option<StreamReadReply> = read.query_async(connection).await.during(operation)?;
         let entries = reply.and_then(|reply| reply.keys.into_iter().next()).map(|key| key.ids);
         let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
-            // Silence is also what a stream gives that was deleted and begun again at lower ids.
-            let behind = last_change(connection, keys).await? < *position;
-            return Ok(if behind { Look::Gap } else { Look::Followed });
+            return Ok(Look::Silence);
         };
         let mut last = *position;
         let mut news = News::default();

@@ -1,6 +1,6 @@
 //! One look at a shard: what the gauges show.
 
-use redis::{Value, pipe};
+use redis::{Value, cmd, pipe};
 
 use super::answer::{int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
@@ -19,8 +19,15 @@ pub struct ShardState {
     pub consumers: u64,
     /// The first entry above the floor.
     pub oldest_undelivered: Option<StreamId>,
-    /// Used memory over `maxmemory`; `None` without a limit.
-    pub memory_share: Option<f64>,
+}
+
+/// Used memory over `maxmemory`; `None` without a limit.
+///
+/// # Errors
+/// Redis's.
+pub async fn memory(link: &Link) -> Result<Option<f64>> {
+    let info: String = link.query("reading redis's memory", cmd("INFO").arg("memory")).await?;
+    Ok(memory_share(&info))
 }
 
 /// Looks at a shard.
@@ -35,10 +42,9 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
     commands.cmd("ZCARD").arg(keys.due());
     commands.cmd("ZCARD").arg(keys.replicas());
     commands.cmd("XRANGE").arg(keys.events()).arg(after).arg("+").arg("COUNT").arg(1);
-    commands.cmd("INFO").arg("memory");
     let answers = link.pipeline(operation, &commands).await?;
-    let Ok([entries, due, consumers, oldest, memory]) = <[Result<Value>; 5]>::try_from(answers) else {
-        return Err(RedisError::answer(operation, "five answers expected"));
+    let Ok([entries, due, consumers, oldest]) = <[Result<Value>; 4]>::try_from(answers) else {
+        return Err(RedisError::answer(operation, "four answers expected"));
     };
     let number = |value: Result<Value>| Ok(u64::try_from(int_of(operation, value?)?).unwrap_or(0));
     let oldest_undelivered = match list_of(operation, oldest?)?.into_iter().next() {
@@ -54,6 +60,5 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
         due_configs: number(due)?,
         consumers: number(consumers)?,
         oldest_undelivered,
-        memory_share: memory_share(&text_of(operation, memory?)?),
     })
 }

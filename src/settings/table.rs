@@ -167,7 +167,7 @@ table! {
         in_flight_max "in-flight-max" text::count32 Value Serve:
             "Attempts in flight over all configs, each with a socket: what files and memory of one replica carry.";
         config_in_flight_max "config-in-flight-max" text::count32 Value Serve:
-            "Attempts in flight for one config, so that one endpoint cannot take them all. 1024, or in-flight-max where that is less.";
+            "Attempts in flight for one config over all live replicas, so that one endpoint cannot take them all. 1024, or in-flight-max where that is less.";
         deliveries_max "deliveries-max" text::count32 Value Serve:
             "Deliveries in memory, in flight or waiting in lanes; reading of the stream stops at it.";
         delivery_bytes_max "delivery-bytes-max" text::size Value Serve:

@@ -53,7 +53,8 @@ pub struct Job {
     pub settling: Cell<bool>,
     /// Its event needs it no longer: it was handed off, or decided.
     pub released: Cell<bool>,
-    _credit: CreditHold,
+    /// Its share of the worker's credit.
+    pub credit: CreditHold,
 }
 
 /// Why a worker may decide a delivery's fate.
@@ -159,7 +160,7 @@ impl Job {
             started: Cell::new(false),
             settling: Cell::new(false),
             released: Cell::new(false),
-            _credit: credit,
+            credit,
         })
     }
 

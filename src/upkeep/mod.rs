@@ -19,4 +19,4 @@ pub use chores::ChoreRunner;
 pub use health::{HealthKeeper, HealthKeeperParts};
 pub use observer::Observer;
 pub use operator_events::OperatorEvents;
-pub use sampler::sample;
+pub use sampler::Sampler;
