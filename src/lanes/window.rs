@@ -8,6 +8,7 @@
 //! | timeout, 429, 503 or 504 | halved, at most once per round; the threshold becomes 7/8 of what it was |
 //! | a round's mean time above 2 x the least one + 50 ms | halved; the threshold becomes the half |
 //! | an attempt over 1 s old, nothing succeeded since it began | at most the start |
+//! | the lane's breaker has closed | 1 |
 //!
 //! It grows only while at least half of it is used, so that it stands for what the endpoint has shown to bear. A
 //! round is over when the attempts under way at the last halving are: what began before it says nothing about the
@@ -136,6 +137,11 @@ impl Window {
     /// The endpoint does not answer: whatever it has borne, it gets no more than a new one until it does.
     pub(super) fn hang(&mut self) {
         self.size = self.size.min(f64::from(WINDOW_START));
+    }
+
+    /// The endpoint was left alone for a while: it begins with one attempt, and doubles from there.
+    pub(super) fn restart(&mut self) {
+        self.size = 1.0;
     }
 
     fn grow(&mut self, seen: Seen) {

@@ -14,6 +14,7 @@ mod crash;
 mod directory;
 mod embedded;
 mod full;
+mod health;
 mod idle;
 mod isolation;
 mod keyspace;
