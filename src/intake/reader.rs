@@ -257,6 +257,7 @@ impl Intake {
         parts.metrics.rejected_evicted.increment(evicted);
         tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
+        parts.metrics.events_acknowledged.increment(1);
         Ok(())
     }
 }

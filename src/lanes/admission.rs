@@ -1,4 +1,4 @@
-//! A worker's lanes.
+//! A worker's lanes: what becomes of a delivery that comes in, and of one that waits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,15 +12,13 @@ use tokio::time::Instant;
 
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
-use crate::attempt::{Attempter, Outgoing};
+use crate::attempt::Attempter;
 use crate::domain::clock::Clock;
-use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::outcome::{AttemptResult, Outcome};
-use crate::domain::snapshot::{Lookup, Snapshot, Target};
+use crate::domain::snapshot::Snapshot;
 use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
-use crate::settle::{Attempted, Credit, Job, Settler};
+use crate::settle::{Credit, Job, Settler};
 
 /// A delivery without a fate is handed to its queue when its event was read this long ago.
 const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
@@ -56,7 +54,7 @@ pub struct LanesParts {
 
 /// A worker's lanes.
 pub struct Lanes {
-    parts: LanesParts,
+    pub(super) parts: LanesParts,
     lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
     /// Every job that is queued or in flight, by its number: the first is the oldest.
     open: RefCell<BTreeMap<u64, Rc<Job>>>,
@@ -64,11 +62,11 @@ pub struct Lanes {
     swept_to: Cell<u64>,
     handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
-    waiting: RefCell<HashSet<ConfigId>>,
-    backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
+    pub(super) waiting: RefCell<HashSet<ConfigId>>,
+    pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    sending: Cell<bool>,
+    pub(super) sending: Cell<bool>,
     all_done: Notify,
 }
 
@@ -136,6 +134,12 @@ impl Lanes {
             permits.push(permit);
         }
         permits
+    }
+
+    /// How long `config`'s gate stays shut; `None` while it is open.
+    #[must_use]
+    pub fn shut_for(&self, config: ConfigId) -> Option<Duration> {
+        self.lane(config).permits.gate.shut_for(std::time::Instant::now())
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.
@@ -249,7 +253,7 @@ impl Lanes {
         number
     }
 
-    fn close(&self, number: u64) {
+    pub(super) fn close(&self, number: u64) {
         let mut open = self.open.borrow_mut();
         open.remove(&number);
         if open.is_empty() {
@@ -264,13 +268,15 @@ impl Lanes {
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
-        short && lane.queue.borrow().len() < share.max(1)
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        open && short && lane.queue.borrow().len() < share.max(1)
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         // Permits wait for a backlog only where a scheduler comes for them.
         lane.backlog.set(self.parts.settings.process.roles.retry);
-        self.parts.settler.park(job, Duration::ZERO, FULL_LOOK);
+        let look = lane.permits.gate.shut_for(std::time::Instant::now()).unwrap_or(FULL_LOOK);
+        self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
     }
 
@@ -313,99 +319,5 @@ impl Lanes {
             let lane = self.lane(config);
             self.pump(&lane);
         }
-    }
-
-    /// Starts queued deliveries while there are permits.
-    fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
-        lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
-            let next = lane.queue.borrow_mut().pop_front();
-            match next {
-                Some(job) if !job.settling.get() => {
-                    let number = job.number.get();
-                    self.start(lane, number, job, permit);
-                }
-                _ => drop(permit),
-            }
-        }
-        if lane.queue.borrow().is_empty() {
-            self.waiting.borrow_mut().remove(&lane.config);
-        }
-    }
-
-    fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
-        job.started.set(true);
-        lane.in_flight.borrow_mut().insert(number, Instant::now());
-        let (lanes, lane) = (Rc::clone(self), Rc::clone(lane));
-        tokio::task::spawn_local(async move {
-            let ended = lanes.attempt(&job).await;
-            lane.in_flight.borrow_mut().remove(&number);
-            if let Some(attempted) = ended {
-                lanes.observe(&lane, &attempted.result);
-                lanes.parts.settler.attempted(&job, attempted);
-            }
-            lanes.close(number);
-            lanes.next_for(&lane, &job, permit);
-        });
-    }
-
-    /// Makes the attempt, to what the config says now; decides without one where the config cannot be sent to.
-    async fn attempt(&self, job: &Rc<Job>) -> Option<Attempted> {
-        let settler = &self.parts.settler;
-        let target: Arc<Target> = match self.parts.snapshot.load().lookup(job.delivery.config) {
-            Lookup::Active(target) => target,
-            Lookup::Paused | Lookup::Unknown => {
-                settler.park(job, Duration::ZERO, HELD_LOOK);
-                return None;
-            }
-            Lookup::Gone => {
-                settler.fail(job, FailReason::Gone);
-                return None;
-            }
-            Lookup::Deleted => {
-                settler.fail(job, FailReason::Deleted);
-                return None;
-            }
-        };
-        let delivery = &job.delivery;
-        let outgoing = Outgoing {
-            delivery: delivery.id,
-            event_type: Arc::clone(&delivery.event_type),
-            traceparent: delivery.traceparent.clone(),
-            body: delivery.body.clone(),
-        };
-        let at = self.parts.clock.now();
-        self.parts.metrics.in_flight.increment(1.0);
-        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
-        self.parts.metrics.in_flight.decrement(1.0);
-        Some(Attempted {
-            url: Arc::clone(&target.endpoint.url),
-            config_version: target.config.version,
-            max_retries: target.config.max_retries,
-            at,
-            result,
-        })
-    }
-
-    fn observe(&self, lane: &Lane, result: &AttemptResult) {
-        let outcome = result.outcome();
-        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
-        let metrics = &self.parts.metrics;
-        metrics.outcome(outcome).increment(1);
-        metrics.attempt_seconds.record(result.took.as_secs_f64());
-        if let Err(fault) = &result.reply {
-            metrics.fault(fault.kind).increment(1);
-        }
-    }
-
-    /// A permit came free: the backlog's turn, or the queue's.
-    fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
-        if lane.offer_to_backlog(permit).is_ok() {
-            let shard = job.delivery.id.event().shard();
-            self.backlog_ready.borrow_mut().insert((shard, lane.config));
-            self.backlog_wake.notify_waiters();
-        }
-        self.pump(lane);
     }
 }

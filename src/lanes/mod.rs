@@ -10,9 +10,16 @@
 //! nothing waits in memory for over a second.
 
 mod admission;
+mod breaker;
+mod gate;
 mod lane;
+mod pace;
 mod permits;
+mod sending;
 
 pub(crate) use admission::HELD_LOOK;
 pub use admission::{Lanes, LanesParts};
+pub use breaker::Breaker;
+pub use gate::Gate;
+pub use pace::Pace;
 pub use permits::{LanePermits, Permit, Permits};

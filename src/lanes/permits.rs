@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::gate::Gate;
 use crate::domain::ids::ConfigId;
 use crate::settings::limits::LimitSettings;
 
@@ -26,6 +27,8 @@ pub struct Permits {
 /// The permits of one config.
 #[derive(Debug)]
 pub struct LanePermits {
+    /// Whether it may send at all.
+    pub gate: Gate,
     in_flight: AtomicU32,
     window: AtomicU32,
     mean_us: AtomicU64,
@@ -60,6 +63,7 @@ impl Permits {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let made = || {
             Arc::new(LanePermits {
+                gate: Gate::default(),
                 in_flight: AtomicU32::new(0),
                 window: AtomicU32::new(WINDOW_START.min(self.config_max)),
                 mean_us: AtomicU64::new(0),
@@ -75,10 +79,10 @@ impl Permits {
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
     }
 
-    /// A permit for `lane`, if both it and the replica have one left.
+    /// A permit for `lane`, if its gate is open and both it and the replica have one left.
     #[must_use]
     pub fn take(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
-        if !take_one(&self.in_flight, self.in_flight_max) {
+        if lane.gate.shut_for(Instant::now()).is_some() || !take_one(&self.in_flight, self.in_flight_max) {
             return None;
         }
         if !take_one(&lane.in_flight, lane.window.load(Ordering::Relaxed)) {

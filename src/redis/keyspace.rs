@@ -18,10 +18,9 @@ pub async fn open(link: &Link, wanted: u16) -> Result<Vec<ShardKeys>> {
     let operation = "opening the keyspace";
     let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
     let meta = link.keys().meta();
-    let mut command = cmd("HEXISTS");
-    command.arg(&meta).arg("shards");
-    // Read first: a full Redis refuses HSETNX even where it would change nothing, and must still drain.
-    if link.query::<i64>(operation, &command).await? == 0 {
+    // Read first: a newer program's keyspace is left alone, and a full Redis, which must still drain, refuses
+    // HSETNX even where it would change nothing.
+    if find_shards(link).await?.is_none() {
         for (field, value) in
             [("keyspaceVersion", KEYSPACE_VERSION.to_string()), ("shards", wanted.to_string())]
         {
@@ -65,7 +64,7 @@ pub async fn find_shards(link: &Link) -> Result<Option<Vec<ShardKeys>>> {
         (Some(KEYSPACE_VERSION), Some(count)) if (1..=SHARDS_MAX).contains(&count) => {
             Ok(Some(all_shards(link.keys(), count)))
         }
-        (None, _) | (_, None) => Ok(None),
+        (None, _) | (Some(KEYSPACE_VERSION), None) => Ok(None),
         (version, count) => Err(setting(format!(
             "the keyspace has version {version:?} and {count:?} shards; this program knows version {KEYSPACE_VERSION}"
         ))),

@@ -207,7 +207,7 @@ impl Scheduler {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { FULL_LOOK } else { Duration::ZERO },
+            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();

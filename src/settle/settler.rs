@@ -61,6 +61,8 @@ pub struct Settler {
     /// The store is full: log pages go through the script, which it still takes.
     pub(super) full_until: Cell<Option<Instant>>,
     pub(super) quiet: Notify,
+    /// Wakes who does the chores: one of them is urgent.
+    pub chore_wake: Notify,
 }
 
 /// What settling leaves to be done beside the walk.
@@ -107,6 +109,7 @@ impl Settler {
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
+            chore_wake: Notify::new(),
         })
     }
 
@@ -237,6 +240,7 @@ impl Settler {
             Verdict::Failed(reason) => {
                 if reason == FailReason::Gone {
                     self.chores.borrow_mut().gone.push((job.delivery.config, attempted.config_version));
+                    self.chore_wake.notify_one();
                 }
                 let mut row = self.attempt_row(job, attempted, &tried, Status::Failed);
                 row.reason = Some(reason);

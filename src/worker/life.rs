@@ -110,7 +110,7 @@ async fn live(
     let run = Rc::clone(&settler);
     tasks.push(spawn_vital("settler", async move { run.run().await }));
     let (end_chores, chores_ended) = oneshot::channel();
-    let chores = spawn_vital("chores", do_chores(chores, chores_ended));
+    let chores = spawn_vital("chores", do_chores(chores, Rc::clone(&settler), chores_ended));
     let mut memberships = Vec::new();
     for rooms in shards {
         memberships.push((rooms.keys.clone(), Rc::clone(&rooms.membership)));
@@ -233,9 +233,13 @@ async fn observe(mut observer: Observer, stop: watch::Receiver<bool>) {
 }
 
 /// Ends after a last round that leaves nothing for later, when `ended` says so.
-async fn do_chores(mut chores: ChoreRunner, mut ended: oneshot::Receiver<()>) {
+async fn do_chores(mut chores: ChoreRunner, settler: Rc<Settler>, mut ended: oneshot::Receiver<()>) {
     loop {
-        let last = tokio::time::timeout(CHORES_EVERY, &mut ended).await.is_ok();
+        let last = tokio::select! {
+            _ = &mut ended => true,
+            () = settler.chore_wake.notified() => false,
+            () = tokio::time::sleep(CHORES_EVERY) => false,
+        };
         if let Err(error) = chores.run_once(last).await {
             metrics::redis_error(error.operation);
             tracing::warn!(%error, "a chore failed; trying again");

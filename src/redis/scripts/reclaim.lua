@@ -9,8 +9,8 @@
 -- ARGV[3] the caller's consumer
 -- ARGV[4] most entries to move
 --
--- Returns the number of entries moved (those that the stream no longer holds are dropped by XCLAIM), 0 when none were left and consumer and member are gone, -1 when the
--- consumer lives (its lease changed, or is not past).
+-- Returns the number of entries moved (those that the stream no longer holds are dropped by XCLAIM), 0 when none
+-- were left and consumer and member are gone, -1 when the consumer lives (its lease changed, or is not past).
 -- Bound: ARGV[4], at most 64.
 -- Atomic because a consumer that comes back between the check and the move would work on the same entries.
 local time = redis.call('TIME')

@@ -1,0 +1,154 @@
+//! From a permit to the next: starting an attempt, what it means for its lane, and who gets the permit that it
+//! gives back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::admission::{HELD_LOOK, Lanes};
+use super::lane::Lane;
+use super::permits::Permit;
+use crate::attempt::Outgoing;
+use crate::domain::delivery::FailReason;
+use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::domain::snapshot::{Lookup, Target};
+use crate::settle::{Attempted, Job};
+
+/// The status whose `Retry-After` slows the lane.
+const SERVICE_UNAVAILABLE: u16 = 503;
+
+/// After a 410, how long the lane waits for its config to change.
+const GONE_HOLD: Duration = Duration::from_millis(250);
+
+/// When to look again at a config one of whose attempts panicked: a fault of ours, so nobody is told of it, but
+/// it must not be repeated at once.
+const FAULT_LOOK: Duration = Duration::from_secs(60);
+
+/// An attempt in flight; dropping it ends it for its lane, however it ended.
+struct Running {
+    lanes: Rc<Lanes>,
+    lane: Rc<Lane>,
+    number: u64,
+    job: Rc<Job>,
+}
+
+// === impl Running ===
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.lane.in_flight.borrow_mut().remove(&self.number);
+        if std::thread::panicking() && self.job.is_undecided() {
+            // Its event must not wait for it for ever; a claimed delivery is due again when its claim is past.
+            self.lanes.parts.settler.park(&self.job, FAULT_LOOK, FAULT_LOOK);
+        }
+        self.lanes.close(self.number);
+    }
+}
+
+// === impl Lanes ===
+
+impl Lanes {
+    /// Starts queued deliveries while there are permits.
+    pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
+        lane.drop_parked();
+        while self.sending.get() && !lane.queue.borrow().is_empty() {
+            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+            let next = lane.queue.borrow_mut().pop_front();
+            match next {
+                Some(job) if !job.settling.get() => {
+                    let number = job.number.get();
+                    self.start(lane, number, job, permit);
+                }
+                _ => drop(permit),
+            }
+        }
+        if lane.queue.borrow().is_empty() {
+            self.waiting.borrow_mut().remove(&lane.config);
+        }
+    }
+
+    pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
+        job.started.set(true);
+        lane.in_flight.borrow_mut().insert(number, Instant::now());
+        let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
+        tokio::task::spawn_local(async move {
+            let Running { lanes, lane, job, .. } = &running;
+            if let Some(attempted) = lanes.attempt(job).await {
+                lanes.observe(lane, &attempted.result);
+                lanes.parts.settler.attempted(job, attempted);
+            }
+            let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
+            drop(running);
+            lanes.next_for(&lane, &job, permit);
+        });
+    }
+
+    /// Makes the attempt, to what the config says now; decides without one where the config cannot be sent to.
+    async fn attempt(&self, job: &Rc<Job>) -> Option<Attempted> {
+        let settler = &self.parts.settler;
+        let target: Arc<Target> = match self.parts.snapshot.load().lookup(job.delivery.config) {
+            Lookup::Active(target) => target,
+            Lookup::Paused | Lookup::Unknown => {
+                settler.park(job, Duration::ZERO, HELD_LOOK);
+                return None;
+            }
+            Lookup::Gone => {
+                settler.fail(job, FailReason::Gone);
+                return None;
+            }
+            Lookup::Deleted => {
+                settler.fail(job, FailReason::Deleted);
+                return None;
+            }
+        };
+        let delivery = &job.delivery;
+        let outgoing = Outgoing {
+            delivery: delivery.id,
+            event_type: Arc::clone(&delivery.event_type),
+            traceparent: delivery.traceparent.clone(),
+            body: delivery.body.clone(),
+        };
+        let at = self.parts.clock.now();
+        self.parts.metrics.in_flight.increment(1.0);
+        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
+        self.parts.metrics.in_flight.decrement(1.0);
+        Some(Attempted {
+            url: Arc::clone(&target.endpoint.url),
+            config_version: target.config.version,
+            max_retries: target.config.max_retries,
+            at,
+            result,
+        })
+    }
+
+    fn observe(&self, lane: &Lane, result: &AttemptResult) {
+        let outcome = result.outcome();
+        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
+        let metrics = &self.parts.metrics;
+        metrics.outcome(outcome).increment(1);
+        metrics.attempt_seconds.record(result.took.as_secs_f64());
+        match &result.reply {
+            Err(fault) => metrics.fault(fault.kind).increment(1),
+            Ok(answer) if answer.status == SERVICE_UNAVAILABLE => {
+                if let Some(asked) = answer.retry_after {
+                    lane.permits.gate.pace.hold(asked);
+                }
+            }
+            // The config is being disabled; what is sent meanwhile would only be told the same.
+            Ok(_) if outcome == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
+            Ok(_) => {}
+        }
+    }
+
+    /// A permit came free: the backlog's turn, or the queue's.
+    fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
+        if lane.offer_to_backlog(permit).is_ok() {
+            let shard = job.delivery.id.event().shard();
+            self.backlog_ready.borrow_mut().insert((shard, lane.config));
+            self.backlog_wake.notify_waiters();
+        }
+        self.pump(lane);
+    }
+}
