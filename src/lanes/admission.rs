@@ -24,7 +24,7 @@ use crate::settle::{Credit, Job, Settler};
 const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
@@ -66,7 +66,8 @@ pub struct Lanes {
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    pub(super) sending: Cell<bool>,
+    /// Until when the worker's leases hold, by its own clock; nothing is sent past it.
+    pub(super) sending_until: Cell<Option<Instant>>,
     all_done: Notify,
 }
 
@@ -86,7 +87,7 @@ impl Lanes {
             waiting: RefCell::default(),
             backlog_ready: RefCell::default(),
             backlog_wake: Notify::new(),
-            sending: Cell::new(false),
+            sending_until: Cell::new(None),
             all_done: Notify::new(),
         })
     }
@@ -95,7 +96,7 @@ impl Lanes {
     pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
-        let may_start = self.sending.get() && lane.queue.borrow().is_empty();
+        let may_start = self.is_sending() && lane.queue.borrow().is_empty();
         match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
@@ -123,7 +124,7 @@ impl Lanes {
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
-        let left = if self.sending.get() { self.parts.credit.left() } else { 0 };
+        let left = if self.is_sending() { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
@@ -172,11 +173,19 @@ impl Lanes {
         self.backlog_ready.borrow().iter().any(|(of, _)| *of == shard)
     }
 
-    /// Starts or stops sending: a worker that could not renew its lease must not send.
-    pub fn set_sending(self: &Rc<Self>, sending: bool) {
-        if self.sending.replace(sending) != sending && sending {
+    /// Sends until then, or not at all: a worker that could not renew its lease must not send. A moment, not a
+    /// switch: a process that was stopped past its lease finds it closed when it goes on, before its next tick.
+    pub fn set_sending(self: &Rc<Self>, until: Option<Instant>) {
+        let before = self.is_sending();
+        self.sending_until.set(until);
+        if !before && self.is_sending() {
             self.pump_waiting();
         }
+    }
+
+    /// Whether the worker's leases hold now.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
     /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::{HELD_LOOK, Lanes};
+use super::admission::{FULL_LOOK, HELD_LOOK, Lanes};
 use super::lane::Lane;
 use super::permits::Permit;
 use crate::attempt::Outgoing;
@@ -53,7 +53,7 @@ impl Lanes {
     /// Starts queued deliveries while there are permits.
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
-        while self.sending.get() && !lane.queue.borrow().is_empty() {
+        while self.is_sending() && !lane.queue.borrow().is_empty() {
             let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
@@ -112,8 +112,14 @@ impl Lanes {
         };
         let at = self.parts.clock.now();
         self.parts.metrics.in_flight.increment(1.0);
-        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
+        let may_send = || self.is_sending() && job.is_own(self.parts.clock.now());
+        let result = self.parts.attempter.attempt_if(&target.endpoint, &outgoing, &may_send).await;
         self.parts.metrics.in_flight.decrement(1.0);
+        let Some(result) = result else {
+            // Whoever owns it now decides: the script refuses the parking where that is somebody else.
+            settler.park(job, Duration::ZERO, FULL_LOOK);
+            return None;
+        };
         Some(Attempted {
             url: Arc::clone(&target.endpoint.url),
             config_version: target.config.version,
