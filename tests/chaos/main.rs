@@ -2,8 +2,8 @@
 //! receivers misbehave; and what was published is compared with what arrived. `make chaos` runs everything,
 //! `make chaos-short` each scenario shortened; figures and their meaning are in docs/RELIABILITY.md.
 //!
-//! Does nothing unless `POSTRIDER_CHAOS` says `long`, `short` or `judge`, so that `cargo test` passes it by.
-//! `POSTRIDER_CHAOS_ONLY` names scenarios, joined by commas; `POSTRIDER_CHAOS_JOBS` says how many run at a time.
+//! Does nothing unless `CHAOS` says `long`, `short` or `judge`, so that `cargo test` passes it by.
+//! `CHAOS_ONLY` names scenarios, joined by commas; `CHAOS_JOBS` says how many run at a time.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -59,7 +59,7 @@ impl Form {
 }
 
 fn main() -> ExitCode {
-    let form = match std::env::var("POSTRIDER_CHAOS").as_deref() {
+    let form = match std::env::var("CHAOS").as_deref() {
         Ok("long") => Form::Long,
         Ok("short") => Form::Short,
         Ok("judge") => return judge_the_judge(),
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let only = std::env::var("POSTRIDER_CHAOS_ONLY").unwrap_or_default();
+    let only = std::env::var("CHAOS_ONLY").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
     let wanted = |scenario: &&Scenario| {
         if only.is_empty() {
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     };
     let todo: VecDeque<&Scenario> = scenarios::ALL.iter().filter(wanted).collect();
     assert!(!todo.is_empty(), "no scenario has that name");
-    let jobs = std::env::var("POSTRIDER_CHAOS_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let jobs = std::env::var("CHAOS_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let began = Instant::now();
     let ended = run_all(todo, form, jobs);
     println!("\n{}", figures::table(&ended.iter().map(|one| (one.name, &one.figures)).collect::<Vec<_>>()));
@@ -134,8 +134,8 @@ impl Ended {
 
 /// Two variants of the program break the promise on purpose, each in its way; the judge must see both.
 fn judge_the_judge() -> ExitCode {
-    // The variant under test comes by POSTRIDER_CHAOS_BINARY, what it must be caught at by POSTRIDER_CHAOS_ONLY.
-    let only = std::env::var("POSTRIDER_CHAOS_ONLY").unwrap_or_default();
+    // The variant under test comes by CHAOS_BINARY, what it must be caught at by CHAOS_ONLY.
+    let only = std::env::var("CHAOS_ONLY").unwrap_or_default();
     let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == only).expect("a scenario's name");
     let one = run(scenario, Form::Short);
     match &one.figures {

@@ -45,7 +45,7 @@ pub(crate) struct Launch {
 
 /// The program under test: the one that cargo built, unless a variant of it is to be judged.
 pub(crate) fn binary() -> String {
-    std::env::var("POSTRIDER_CHAOS_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_postrider").to_owned())
+    std::env::var("CHAOS_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_postrider").to_owned())
 }
 
 /// Waits until `condition` holds; panics after `limit`.

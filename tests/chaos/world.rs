@@ -56,7 +56,7 @@ impl World {
     /// [`EVENT`]. No replica runs.
     pub(crate) fn new(count: usize, redis_extra: &[&str]) -> Self {
         let temporary = tempfile::tempdir().expect("a directory");
-        let kept = std::env::var_os("POSTRIDER_CHAOS_KEEP").is_some();
+        let kept = std::env::var_os("CHAOS_KEEP").is_some();
         let directory = temporary.path().to_path_buf();
         let temporary = if kept {
             eprintln!("kept: {}", temporary.keep().display());
