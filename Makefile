@@ -31,7 +31,7 @@ test-all: lint test smoke chaos-short chaos-judge ## Lints, tests, the demo as a
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
-	CHAOS=long $(CARGO) test --locked $(OFFLINE) --profile quick --test chaos
+	CHAOS=long CHAOS_JOBS=$${CHAOS_JOBS:-2} $(CARGO) test --locked $(OFFLINE) --profile quick --test chaos
 	scripts/chaos-judge.sh
 
 # Three at a time, for most of a scenario is waiting for leases and claims to end.

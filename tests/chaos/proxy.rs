@@ -2,7 +2,7 @@
 //! at a given command. It counts what it did, for a scenario must show that its fault happened.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +43,6 @@ type FateOf = Box<dyn Fn(u64) -> Fate + Send>;
 pub(crate) struct Controls {
     /// Each chunk is held for so long, each way.
     delay_ms: AtomicU64,
-    down: AtomicBool,
     armed: Mutex<Option<(Vec<u8>, Moment)>>,
     fates: Mutex<Option<FateOf>>,
     connections: AtomicU64,
@@ -98,16 +97,7 @@ impl Proxy {
         *lock(&self.controls.fates) = None;
         *lock(&self.controls.armed) = None;
         self.delay(Duration::ZERO);
-        self.set_down(false);
         self.controls.reset.notify_waiters();
-    }
-
-    /// Ends every connection, and refuses new ones for as long as it is down.
-    pub(crate) fn set_down(&self, down: bool) {
-        self.controls.down.store(down, Ordering::Relaxed);
-        if down {
-            self.controls.reset.notify_waiters();
-        }
     }
 
     /// Hits the next chunk to Redis that holds `command`.
@@ -140,9 +130,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 async fn carry(client: TcpStream, upstream: u16, controls: Arc<Controls>) {
-    if controls.down.load(Ordering::Relaxed) {
-        return;
-    }
     let number = controls.connections.fetch_add(1, Ordering::Relaxed);
     let fate = lock(&controls.fates).as_ref().map_or(Fate::Live, |fate_of| fate_of(number));
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, upstream)).await else { return };

@@ -20,6 +20,8 @@ pub(crate) const EVENT: &str = "reward.earned";
 const BEAT: Duration = Duration::from_millis(10);
 /// Most events of one batch.
 const BATCH_MAX: usize = 500;
+/// Every tenth event is larger by this, so that its body lies apart from the deliveries that wait for it.
+const LARGE: usize = 5_000;
 /// Longest wait for Redis before the batch counts as unknown.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -115,13 +117,15 @@ fn connect(url: &str) -> Option<redis::Connection> {
 
 fn append(connection: &mut redis::Connection, plan: &Plan, first: usize, count: usize) -> Vec<Note> {
     let mut pipeline = redis::pipe();
-    let data = format!(r#"{{"user":{{"id":"u1"}},"pad":"{}"}}"#, "x".repeat(plan.padding));
+    let data = |bytes: usize| format!(r#"{{"user":{{"id":"u1"}},"pad":"{}"}}"#, "x".repeat(bytes));
+    let (small, large) = (data(plan.padding), data(plan.padding + LARGE));
     for number in first..first + count {
+        let data = if number % 10 == 0 { &large } else { &small };
         pipeline
             .cmd("XADD")
             .arg(&plan.stream)
             .arg("*")
-            .arg(&[("organisationId", ORGANISATION), ("event", EVENT), ("data", &data)])
+            .arg(&[("organisationId", ORGANISATION), ("event", EVENT), ("data", data)])
             .arg(&[("nonce", format!("n-{number}"))]);
     }
     match connection.req_packed_commands(&pipeline.get_packed_pipeline(), 0, count) {

@@ -45,7 +45,7 @@ pub(crate) fn bad(form: Form) -> Figures {
         }
     }
     world.start_replicas(2);
-    let count = form.pick(4_000, 500);
+    let count = form.pick(1_000, 200);
     world.publish(Plan { count, ..world.plan(100) }).join();
     let mut figures = Figures::of(world.rest());
     for (number, (what, _)) in acts.iter().enumerate() {

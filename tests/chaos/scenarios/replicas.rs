@@ -30,8 +30,8 @@ pub(crate) fn kill(form: Form) -> Figures {
     }
     publisher.stop();
     let figures = Figures::of(world.rest());
-    // What a replica holds at its death: what was in flight, and up to a second's worth of its third.
-    let promised = kills * rate * 2 / 2;
+    // At most what the dead one, a third of all, took in the second before its death, for both endpoints.
+    let promised = kills * rate * 2 / 3;
     let duplicates = figures.verdict.duplicates;
     figures
         .fault(kills, "kills of a random replica of 3")

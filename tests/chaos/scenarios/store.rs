@@ -27,7 +27,7 @@ fn kill_and_restart(form: Form, extra: &[&str]) -> Figures {
     let mut world = world(extra);
     let publisher = world.publish(world.plan(1_000));
     for number in 1..=kills {
-        world.wait_arrivals(1_000);
+        world.wait_arrivals(4_000);
         let began = Instant::now();
         world.redis.end("KILL");
         world.redis.start_again(extra);
