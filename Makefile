@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # Everything is fetched once; afterwards the network is not touched.
 OFFLINE = $(shell scripts/offline.sh)
-SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh .ci/run
+SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,21 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke ## Lints, tests, and the demo as a smoke test
+test-all: lint test smoke chaos-short chaos-judge ## Lints, tests, the demo as a smoke test, and faults on real processes
+
+chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
+	@scripts/bootstrap.sh test
+	CHAOS=long CHAOS_JOBS=$${CHAOS_JOBS:-2} $(CARGO) test --locked $(OFFLINE) --profile quick --test chaos
+	scripts/chaos-judge.sh
+
+# Three at a time, for most of a scenario is waiting for leases and claims to end.
+chaos-short: ## Every fault on real processes, each a few times, in under 6 minutes
+	@scripts/bootstrap.sh test
+	CHAOS=short CHAOS_JOBS=$${CHAOS_JOBS:-3} $(CARGO) test --locked $(OFFLINE) --test chaos
+
+chaos-judge: ## Break the promise on purpose, in two ways, and check that the judge of chaos sees both
+	@scripts/bootstrap.sh test
+	scripts/chaos-judge.sh
 
 smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test

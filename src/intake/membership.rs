@@ -58,7 +58,13 @@ impl Membership {
     /// Whether the lease holds by this worker's own clock.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.end.get().is_some() && Instant::now() < self.valid_until.get()
+        self.valid_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Until when the lease holds by this worker's own clock; `None` while there is none.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.end.get().map(|_| self.valid_until.get())
     }
 
     /// Waits until the lease holds.

@@ -25,7 +25,7 @@ use crate::settle::{Credit, Job, Settler};
 const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
 
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
@@ -67,7 +67,8 @@ pub struct Lanes {
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    pub(super) sending: Cell<bool>,
+    /// Until when the worker's leases hold, by its own clock; nothing is sent past it.
+    pub(super) sending_until: Cell<Option<Instant>>,
     all_done: Notify,
 }
 
@@ -87,7 +88,7 @@ impl Lanes {
             waiting: RefCell::default(),
             backlog_ready: RefCell::default(),
             backlog_wake: Notify::new(),
-            sending: Cell::new(false),
+            sending_until: Cell::new(None),
             all_done: Notify::new(),
         })
     }
@@ -138,7 +139,7 @@ impl Lanes {
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
         let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
-        let left = if self.sending.get() && open { self.parts.credit.left() } else { 0 };
+        let left = if self.is_sending() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
@@ -169,7 +170,7 @@ impl Lanes {
     /// Whether `config`'s breaker lets a probe through now, if Redis does.
     #[must_use]
     pub fn probe_is_due(&self, config: ConfigId) -> bool {
-        self.sending.get() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
+        self.is_sending() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
     }
 
     /// The permit of a probe, through the shut gate.
@@ -214,11 +215,19 @@ impl Lanes {
         self.backlog_ready.borrow().iter().any(|(of, _)| *of == shard)
     }
 
-    /// Starts or stops sending: a worker that could not renew its lease must not send.
-    pub fn set_sending(self: &Rc<Self>, sending: bool) {
-        if self.sending.replace(sending) != sending && sending {
+    /// Sends until then, or not at all: a worker that could not renew its lease must not send. A moment, not a
+    /// switch: a process that was stopped past its lease finds it closed when it goes on, before its next tick.
+    pub fn set_sending(self: &Rc<Self>, until: Option<Instant>) {
+        let before = self.is_sending();
+        self.sending_until.set(until);
+        if !before && self.is_sending() {
             self.pump_waiting();
         }
+    }
+
+    /// Whether the worker's leases hold now.
+    pub fn is_sending(&self) -> bool {
+        self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
     /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what
@@ -276,16 +285,10 @@ impl Lanes {
         }
     }
 
-    /// Whether this worker may send: it holds its leases.
-    #[must_use]
-    pub fn is_sending(&self) -> bool {
-        self.sending.get()
-    }
-
     /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
     /// is claimed comes a batch at a time, and no faster than Redis answers.
     pub(super) fn may_start(&self) -> bool {
-        self.sending.get() && !self.parts.settler.is_behind()
+        self.is_sending() && !self.parts.settler.is_behind()
     }
 
     fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {

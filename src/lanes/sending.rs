@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::{HELD_LOOK, Lanes};
+use super::admission::{FULL_LOOK, HELD_LOOK, Lanes};
 use super::lane::{InFlight, Lane};
 use super::permits::Permit;
 use crate::attempt::Outgoing;
@@ -75,10 +75,10 @@ impl Lanes {
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
-            let breaker = &lane.permits.gate.breaker;
             let attempted = lanes.attempt(job).await;
             // What is settled counts against the credit again: a Redis that does not answer stops the intake.
             job.credit.set_hanging(false);
+            let breaker = &lane.permits.gate.breaker;
             if let Some(attempted) = attempted {
                 let retry_on = attempted.retry.retry_on;
                 breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
@@ -123,8 +123,14 @@ impl Lanes {
         };
         let at = self.parts.clock.now();
         self.parts.metrics.in_flight.increment(1.0);
-        let result = self.parts.attempter.attempt(&target.endpoint, &outgoing).await;
+        let may_send = || self.is_sending() && job.is_own(self.parts.clock.now());
+        let result = self.parts.attempter.attempt_if(&target.endpoint, &outgoing, &may_send).await;
         self.parts.metrics.in_flight.decrement(1.0);
+        let Some(result) = result else {
+            // Whoever owns it now decides: the script refuses the parking where that is somebody else.
+            settler.park(job, Duration::ZERO, FULL_LOOK);
+            return None;
+        };
         Some(Attempted {
             url: Arc::clone(&target.endpoint.url),
             config_version: target.config.version,

@@ -176,6 +176,17 @@ impl Job {
         matches!(*self.hold.borrow(), Hold::HandingOff(_))
     }
 
+    /// Whether this worker still owns it, as far as it can know: its event's lease has not lapsed, its claim is
+    /// not past. Asked before an attempt begins, for the worker may have stood still since it took the delivery.
+    #[must_use]
+    pub fn is_own(&self, now: UnixMillis) -> bool {
+        match &*self.hold.borrow() {
+            Hold::Event | Hold::HandingOff(_) => self.ticket.as_ref().is_some_and(|ticket| ticket.is_own()),
+            Hold::Claimed(claim) => u64::try_from(claim.0).is_ok_and(|end| now.0 < end),
+            Hold::Lost | Hold::Decided => false,
+        }
+    }
+
     /// Whether its fate is durable, or another owner's.
     #[must_use]
     pub fn is_decided(&self) -> bool {

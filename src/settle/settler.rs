@@ -117,7 +117,8 @@ impl Settler {
             return None;
         }
         let ticket = Ticket::new(id, Rc::clone(consumer), deliveries);
-        if ticket.is_done() {
+        // The feature is a fault on purpose: what a crash then loses, the judge of tests/chaos must miss.
+        if ticket.is_done() || cfg!(feature = "chaos-ack-first") {
             self.acknowledge(&ticket);
         }
         Some(ticket)

@@ -200,7 +200,8 @@ async fn tick(
         ticks.tick().await;
         let leased = memberships.iter().all(|membership| membership.is_valid());
         shared.leased[worker].store(leased, Ordering::Relaxed);
-        lanes.set_sending(leased);
+        // No lease sorts before any time, so one that is missing stops the worker.
+        lanes.set_sending(memberships.iter().map(|membership| membership.valid_until()).min().flatten());
         lanes.sweep();
         count = count.wrapping_add(1);
         if count.is_multiple_of(IDLE_TICKS) {
