@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::breaker::Breaker;
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
@@ -125,14 +124,6 @@ impl Lanes {
         self.start(&lane, number, job, permit);
     }
 
-    /// Starts a delivery that was claimed as the probe of its config's breaker, which stays shut meanwhile.
-    pub fn start_probe(self: &Rc<Self>, job: Rc<Job>, permit: Permit, holder: &str) {
-        let lane = self.lane(job.delivery.config);
-        lane.permits.gate.breaker.begin_probe(holder.to_owned(), job.delivery.id);
-        let number = self.note(&job);
-        self.start(&lane, number, job, permit);
-    }
-
     /// Permits for deliveries that are claimed next: those that wait for the backlog, and what is free, at most
     /// `max`.
     #[must_use]
@@ -165,24 +156,6 @@ impl Lanes {
     #[must_use]
     pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
         self.lane(config).permits.is_held_elsewhere()
-    }
-
-    /// Whether `config`'s breaker lets a probe through now, if Redis does.
-    #[must_use]
-    pub fn probe_is_due(&self, config: ConfigId) -> bool {
-        self.is_sending() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
-    }
-
-    /// The permit of a probe, through the shut gate.
-    #[must_use]
-    pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
-        self.parts.permits.take_probe(&self.lane(config).permits)
-    }
-
-    /// `config`'s breaker.
-    #[must_use]
-    pub fn breaker(&self, config: ConfigId) -> Arc<Breaker> {
-        Arc::clone(&self.lane(config).permits.gate.breaker)
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.
@@ -296,7 +269,7 @@ impl Lanes {
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
     }
 
-    fn lane(&self, config: ConfigId) -> Rc<Lane> {
+    pub(super) fn lane(&self, config: ConfigId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
         let rate = || match self.parts.snapshot.load().lookup(config) {
             Lookup::Active(target) => target.config.rate_limit,
@@ -308,7 +281,7 @@ impl Lanes {
         Rc::clone(lane)
     }
 
-    fn note(&self, job: &Rc<Job>) -> u64 {
+    pub(super) fn note(&self, job: &Rc<Job>) -> u64 {
         let number = self.next_number.replace(self.next_number.get() + 1);
         self.open.borrow_mut().insert(number, Rc::clone(job));
         job.number.set(number);

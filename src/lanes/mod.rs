@@ -16,6 +16,7 @@ mod gate;
 mod lane;
 mod pace;
 mod permits;
+mod probing;
 mod sending;
 mod window;
 
