@@ -17,7 +17,10 @@ use super::retry_on::RetryOn;
 use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
 use super::signature::{Secret, SigningKey};
 
+mod disabled;
 mod stored;
+
+pub use disabled::{Disabled, DisabledReason};
 
 /// Longest URL, in bytes.
 pub const URL_MAX_BYTES: usize = 2048;
@@ -70,31 +73,6 @@ pub struct Config {
     /// Why Postrider set `active` to false, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<Disabled>,
-}
-
-/// Why and when Postrider disabled a config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disabled {
-    /// The reason.
-    pub reason: DisabledReason,
-    /// When.
-    pub at: UnixMillis,
-    /// Failing: since when there was nothing but failures.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<UnixMillis>,
-    /// Failing: the failed attempts since then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempts: Option<u64>,
-}
-
-/// Why Postrider disabled a config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum DisabledReason {
-    /// The receiver answered 410.
-    Gone,
-    /// There was nothing but failures for days; what waits is held, as where the config is paused.
-    Failing,
 }
 
 /// What is left of a deleted config, so that its queued deliveries end as `failed` instead of waiting forever.
