@@ -174,8 +174,8 @@ impl Lanes {
         } else {
             permit.renew()
         };
-        if renewed.is_some_and(|permit| lane.offer_to_backlog(permit).is_ok()) {
-            let shard = job.delivery.id.event().shard();
+        let shard = job.delivery.id.event().shard();
+        if renewed.is_some_and(|permit| lane.offer_to_backlog(shard, permit).is_ok()) {
             self.backlog_ready.borrow_mut().insert((shard, lane.config));
             self.backlog_wake.notify_waiters();
         }
