@@ -3,15 +3,15 @@
 CARGO ?= cargo
 # Everything is fetched once; afterwards the network is not touched.
 OFFLINE = $(shell scripts/offline.sh)
-SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh .ci/run
+SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what is missing: a C compiler, redis-server (says what and why)
+bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
 	@scripts/bootstrap.sh all
 
 build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
@@ -27,13 +27,27 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke ## Lints, tests, and the demo as a smoke test
+test-all: lint test smoke chaos-short chaos-judge ## Lints, tests, the demo as a smoke test, and faults on real processes
+
+chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
+	@scripts/bootstrap.sh test
+	CHAOS=long CHAOS_JOBS=$${CHAOS_JOBS:-2} $(CARGO) test --locked $(OFFLINE) --profile quick --test chaos
+	scripts/chaos-judge.sh
+
+# Three at a time, for most of a scenario is waiting for leases and claims to end.
+chaos-short: ## Every fault on real processes, each a few times, in under 6 minutes
+	@scripts/bootstrap.sh test
+	CHAOS=short CHAOS_JOBS=$${CHAOS_JOBS:-3} $(CARGO) test --locked $(OFFLINE) --test chaos
+
+chaos-judge: ## Break the promise on purpose, in two ways, and check that the judge of chaos sees both
+	@scripts/bootstrap.sh test
+	scripts/chaos-judge.sh
 
 smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test
 	scripts/smoke.sh
 
-lint: fmt-check clippy doc deny shellcheck ## Everything a machine can say about the text
+lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 
 fmt: ## Format the code
 	$(CARGO) fmt
@@ -49,14 +63,15 @@ doc: ## Build the documentation of the code, private items included; broken link
 	@scripts/bootstrap.sh build
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked $(OFFLINE) --no-deps --document-private-items
 
-# These two tools are no requirement: where they are missing the check is left out, and said.
-deny:
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny $(OFFLINE) check bans licenses sources; \
-	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
+shellcheck: ## Check the shell scripts
+	@scripts/bootstrap.sh lint
+	shellcheck $(SCRIPTS)
 
-shellcheck:
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
-	else echo "shellcheck is not installed: the scripts are not checked"; fi
+# Not part of `lint` or `test-all`: cargo-deny is built from source by whoever wants it, and takes minutes.
+deny: ## Check the dependencies' licences and sources; needs cargo-deny
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+	{ echo "make deny: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny $(OFFLINE) check bans licenses sources
 
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test

@@ -6,6 +6,7 @@
 //! the listeners close; the embedded Redis stops last, when nobody writes to it any more.
 
 mod control;
+mod health;
 mod start;
 
 use std::sync::Arc;
@@ -78,7 +79,11 @@ pub fn serve(settings: Settings) -> Result<ExitReason, AppError> {
         .build()
         .map_err(|error| build("control runtime", error))?;
     let ended = runtime.block_on(run(settings));
-    runtime.shutdown_timeout(LAST_TASKS);
+    match ended {
+        // The workers' threads still run; who asked twice does not wait for them.
+        Ok(ExitReason::Hurried) => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(LAST_TASKS),
+    }
     ended
 }
 

@@ -1,6 +1,9 @@
 //! Postrider: a Redis-centric, high-throughput webhook dispatcher.
 #![forbid(unsafe_code)]
 
+#[cfg(all(any(feature = "chaos-ack-first", feature = "chaos-no-ownership"), not(debug_assertions)))]
+compile_error!("the chaos-* features lose and repeat events on purpose: they are for make chaos-judge alone");
+
 pub mod admin;
 pub mod app;
 pub mod attempt;

@@ -49,6 +49,16 @@ pub struct Attempter {
     pool: RefCell<Pool>,
 }
 
+/// What became of a request.
+enum Sent {
+    /// A complete answer came.
+    Answered(Answer),
+    /// None came.
+    Failed(Fault),
+    /// Nothing went out: sending was forbidden meanwhile.
+    Forbidden,
+}
+
 // === impl Attempter ===
 
 impl Attempter {
@@ -60,16 +70,32 @@ impl Attempter {
 
     /// Makes one attempt. Dropping the future closes its connection.
     pub async fn attempt(&self, endpoint: &Endpoint, outgoing: &Outgoing) -> AttemptResult {
+        match self.attempt_if(endpoint, outgoing, &|| true).await {
+            Some(result) => result,
+            None => unreachable!("nothing forbade it"),
+        }
+    }
+
+    /// As [`Self::attempt`], where `may_send` still allows it when the connection is there: a process may have
+    /// stood still since. `None` when it does not, and nothing was sent.
+    pub async fn attempt_if(
+        &self,
+        endpoint: &Endpoint,
+        outgoing: &Outgoing,
+        may_send: &dyn Fn() -> bool,
+    ) -> Option<AttemptResult> {
         let started = Instant::now();
         let limit = self.egress.request_timeout;
         let progress = Progress::new();
-        let sending = self.send(endpoint, outgoing, &progress);
+        let sending = self.send(endpoint, outgoing, &progress, may_send);
         let deadline = tokio::time::Instant::from_std(started + limit);
         let reply = match tokio::time::timeout_at(deadline, sending).await {
-            Ok(reply) => reply,
+            Ok(Sent::Forbidden) => return None,
+            Ok(Sent::Answered(answer)) => Ok(answer),
+            Ok(Sent::Failed(fault)) => Err(fault),
             Err(_) => Err(progress.timeout(limit)),
         };
-        AttemptResult { reply, took: started.elapsed() }
+        Some(AttemptResult { reply, took: started.elapsed() })
     }
 
     /// Closes connections that have been idle for longer than the limit; to be called about once a second.
@@ -88,20 +114,38 @@ impl Attempter {
         endpoint: &Endpoint,
         outgoing: &Outgoing,
         progress: &Progress,
-    ) -> Result<Answer, Fault> {
-        self.egress.check_scheme(endpoint)?;
+        may_send: &dyn Fn() -> bool,
+    ) -> Sent {
+        if let Err(fault) = self.egress.check_scheme(endpoint) {
+            return Sent::Failed(fault);
+        }
         let kept = poll_fn(|cx| Poll::Ready(self.pool.borrow_mut().take(endpoint, cx))).await;
+        let mut gone = None;
         if let Some(connection) = kept {
+            if !may_send() {
+                return Sent::Forbidden;
+            }
             match self.exchange(connection, endpoint, outgoing, progress).await {
-                Ok(answer) => return Ok(answer),
-                Err(Broken { fault, received: true }) => return Err(fault),
+                Ok(answer) => return Sent::Answered(answer),
+                Err(Broken { fault, received: true }) => return Sent::Failed(fault),
                 Err(Broken { fault, received: false }) => {
                     tracing::debug!(config = %endpoint.config, %fault, "a kept connection was gone; sending again");
+                    gone = Some(fault);
                 }
             }
         }
-        let connection = self.egress.connect(endpoint, progress).await?;
-        self.exchange(connection, endpoint, outgoing, progress).await.map_err(|broken| broken.fault)
+        let connection = match self.egress.connect(endpoint, progress).await {
+            Ok(connection) => connection,
+            Err(fault) => return Sent::Failed(fault),
+        };
+        if !may_send() {
+            // What went out on the kept connection counts as sent, although no answer came.
+            return gone.map_or(Sent::Forbidden, Sent::Failed);
+        }
+        match self.exchange(connection, endpoint, outgoing, progress).await {
+            Ok(answer) => Sent::Answered(answer),
+            Err(broken) => Sent::Failed(broken.fault),
+        }
     }
 
     async fn exchange(

@@ -28,6 +28,7 @@ pub struct Membership {
     valid_until: Cell<Instant>,
     lease: Duration,
     confirmed: Notify,
+    lost: Notify,
 }
 
 // === impl Membership ===
@@ -44,6 +45,7 @@ impl Membership {
             valid_until: Cell::new(Instant::now()),
             lease,
             confirmed: Notify::new(),
+            lost: Notify::new(),
         })
     }
 
@@ -56,7 +58,13 @@ impl Membership {
     /// Whether the lease holds by this worker's own clock.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.end.get().is_some() && Instant::now() < self.valid_until.get()
+        self.valid_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Until when the lease holds by this worker's own clock; `None` while there is none.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.end.get().map(|_| self.valid_until.get())
     }
 
     /// Waits until the lease holds.
@@ -67,6 +75,11 @@ impl Membership {
             }
             self.confirmed.notified().await;
         }
+    }
+
+    /// Waits until the lease is lost.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
     }
 
     /// Takes or renews the lease. False when it was lost: the next call takes one under a new name.
@@ -92,6 +105,7 @@ impl Membership {
                 self.end.set(None);
                 *self.consumer.borrow_mut() = None;
                 self.lapses.set(self.lapses.get() + 1);
+                self.lost.notify_waiters();
                 Ok(false)
             }
         }

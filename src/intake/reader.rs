@@ -1,6 +1,7 @@
 //! The reading loop, and what becomes of an entry.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::membership::Membership;
+use super::pressure::{MemoryPressure, READ_COUNT};
 use super::turn::{ReadTurn, Turn};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
@@ -25,14 +27,20 @@ use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
 
-/// How long one read waits for entries; a stopping worker waits for it to end, so that no reply is lost.
-pub(crate) const BLOCK: Duration = Duration::from_millis(1_000);
+/// How long one read waits for entries. What must not wait as long ends the read by [`Link::unblock`].
+pub(crate) const BLOCK: Duration = Duration::from_secs(5);
+
+/// A read that is to end is asked again after this: it may have begun to wait only then.
+const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Two reads that find little are at least this far apart: entries that come meanwhile share the next one.
 const GAP: Duration = Duration::from_millis(1);
 
 /// Entries up to which a read found little.
 const LITTLE: usize = 16;
+
+/// While Redis is nearly full, the floor is looked at this often before the next read.
+const FLOOR_LOOK: Duration = Duration::from_millis(50);
 
 /// Own pending entries that the worker does not hold are looked for this often.
 const RECOVER_EVERY: Duration = Duration::from_secs(60);
@@ -56,6 +64,8 @@ pub struct IntakeParts {
     pub membership: Rc<Membership>,
     /// Whose turn it is to block.
     pub turn: Arc<ReadTurn>,
+    /// Whether Redis is nearly full.
+    pub pressure: Arc<MemoryPressure>,
     /// The configs of the moment.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Takes deliveries.
@@ -79,6 +89,8 @@ pub struct Intake {
     recover_at: Cell<Instant>,
     brought: Cell<bool>,
     recover_soon: Notify,
+    /// The last entry that was read, until it is seen behind the floor; looked at while Redis is nearly full.
+    last_read: Cell<Option<StreamId>>,
     turn: RefCell<Option<Turn>>,
 }
 
@@ -94,6 +106,7 @@ impl Intake {
             recover_at: Cell::new(Instant::now()),
             brought: Cell::new(true),
             recover_soon: Notify::new(),
+            last_read: Cell::new(None),
             turn: RefCell::default(),
         })
     }
@@ -132,6 +145,16 @@ impl Intake {
             self.recover_at.set(Instant::now() + RECOVER_EVERY);
             self.recover(consumer).await?;
         }
+        if self.parts.pressure.is_high()
+            && let Some(last) = self.last_read.get()
+        {
+            if !self.is_behind_floor(last).await? {
+                self.free_turn();
+                let _ = tokio::time::timeout(FLOOR_LOOK, stop.wait_for(|stop| *stop)).await;
+                return Ok(());
+            }
+            self.last_read.set(None);
+        }
         tokio::select! {
             () = self.credit_available() => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -145,7 +168,7 @@ impl Intake {
             }
             return Ok(());
         }
-        self.read(consumer, own_turn).await
+        self.read(consumer, own_turn, stop).await
     }
 
     /// Whether the turn is this worker's, after taking it where nobody holds it.
@@ -171,13 +194,23 @@ impl Intake {
 
     /// Reads once, and takes what was found. The worker whose turn it is blocks; another one, which was brought
     /// because there was more, reads until there is nothing.
-    async fn read(&self, consumer: &Rc<Consumer>, own_turn: bool) -> Result<()> {
+    async fn read(
+        &self,
+        consumer: &Rc<Consumer>,
+        own_turn: bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
         let began = Instant::now();
-        let count = self.parts.settings.limits.read_count_max.min(self.parts.credit.left()).max(1);
-        let (link, block) =
-            if own_turn { (&self.parts.blocking, Some(BLOCK)) } else { (&*self.parts.link, None) };
-        let entries = events::read(link, &self.parts.keys, &consumer.name, count, block).await?;
+        let most = self.parts.settings.limits.read_count_max;
+        let most = if self.parts.pressure.is_high() { most.min(READ_COUNT) } else { most };
+        let count = most.min(self.parts.credit.left()).max(1);
+        let entries = if own_turn {
+            self.read_blocking(consumer, count, stop).await?
+        } else {
+            events::read(&self.parts.link, &self.parts.keys, &consumer.name, count, None).await?
+        };
         let found = entries.len();
+        self.last_read.set(entries.last().map(|entry| entry.id).or(self.last_read.get()));
         if found >= usize::try_from(count).unwrap_or(usize::MAX) {
             self.parts.turn.bring_another();
         }
@@ -191,6 +224,37 @@ impl Intake {
             tokio::time::sleep_until(began + GAP).await;
         }
         Ok(())
+    }
+
+    /// Waits for entries. The reply is always read, also by a worker that stops meanwhile, that has entries to
+    /// recover or that lost its lease: those end the wait, for a reply that is dropped leaves its entries pending.
+    async fn read_blocking(
+        &self,
+        consumer: &Consumer,
+        count: u32,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<StreamEntry>> {
+        let parts = &self.parts;
+        let mut read = pin!(events::read(&parts.blocking, &parts.keys, &consumer.name, count, Some(BLOCK)));
+        tokio::select! {
+            entries = &mut read => return entries,
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.recover_soon.notified() => {}
+            () = parts.membership.lost() => {}
+        }
+        loop {
+            tokio::select! {
+                entries = &mut read => return entries,
+                ended = parts.link.unblock(&parts.blocking) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "the read ends by itself");
+                    }
+                }
+            }
+            if let Ok(entries) = tokio::time::timeout(UNBLOCK_AGAIN, &mut read).await {
+                return entries;
+            }
+        }
     }
 
     /// A lost reply may have assigned entries to this consumer: they are looked for before the next read.

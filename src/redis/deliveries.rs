@@ -51,6 +51,17 @@ pub struct ClaimRequest {
     pub hold: Duration,
 }
 
+/// A part of the configs that are due.
+#[derive(Clone, Copy, Debug)]
+pub struct DuePage {
+    /// Due by then.
+    pub now: UnixMillis,
+    /// Without the first so many.
+    pub skip: usize,
+    /// At most so many.
+    pub max: usize,
+}
+
 /// Claims due deliveries of `config` and moves its next look.
 ///
 /// # Errors
@@ -109,32 +120,32 @@ pub async fn put_back(
 }
 
 /// Configs whose next look is at or before `now`, the earliest first, at most `max`; and the time of the
-/// earliest look that is later.
+/// earliest look that is later, where not more than these are due.
 ///
 /// # Errors
 /// Redis's.
 pub async fn due_configs(
     link: &Link,
     keys: &ShardKeys,
-    now: UnixMillis,
-    max: usize,
+    page: DuePage,
 ) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
     let operation = "reading due configs";
-    let mut commands = pipe();
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
-    commands.arg("LIMIT").arg(0).arg(1);
-    let mut answers = link.pipeline(operation, &commands).await?.into_iter();
-    let (Some(due), Some(later)) = (answers.next(), answers.next()) else {
-        return Err(RedisError::answer(operation, "two lists expected"));
-    };
-    let (configs, strange) = parsed::<ConfigId>(list_of(operation, due?)?);
-    let next = match list_of(operation, later?)?.pop() {
-        Some(score) => u64::try_from(int_of(operation, score)?).ok().map(UnixMillis),
-        None => None,
-    };
+    let DuePage { now, skip, max } = page;
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.due()).arg(skip).arg(skip + max).arg("WITHSCORES");
+    let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
+    let (mut members, mut later) = (Vec::new(), None);
+    while let (Some(member), Some(score)) = (flat.next(), flat.next()) {
+        let at = UnixMillis(u64::try_from(int_of(operation, score)?).unwrap_or(0));
+        if at > now || members.len() == max {
+            later = (at > now).then_some(at);
+            break;
+        }
+        members.push(member);
+    }
+    let (configs, strange) = parsed::<ConfigId>(members);
     remove_strange(link, &keys.due(), strange).await?;
-    Ok((configs, next))
+    Ok((configs, later))
 }
 
 /// The first deliveries in a config's queue with their scores, whether due or not, at most [`BATCH_MAX`].

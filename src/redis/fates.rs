@@ -99,6 +99,8 @@ pub struct Settled {
 }
 
 /// The command that settles up to [`BATCH_MAX`] deliveries of one config and writes their log page.
+///
+/// [`BATCH_MAX`]: super::deliveries::BATCH_MAX
 #[must_use]
 pub fn settle_command(
     keys: &ShardKeys,

@@ -16,7 +16,7 @@ use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::lanes::{Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest, Claimed};
+use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest, Claimed, DuePage};
 use crate::redis::keys::ShardKeys;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -25,10 +25,13 @@ use crate::settle::{Credit, Job, Settler};
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When to look again at a config whose lane has no permit free: a permit that comes free brings a visit sooner.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
+
+/// Configs that other replicas serve, passed over in one round.
+const PASSED_MAX: usize = 4_096;
 
 /// First and longest pause after an error.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -70,6 +73,14 @@ pub struct SchedulerParts {
 /// The scheduler of one worker on one shard.
 pub struct Scheduler {
     pub(super) parts: SchedulerParts,
+}
+
+/// What a claim came to.
+pub(super) struct Begun {
+    /// When to look at the config next.
+    pub(super) next: Option<UnixMillis>,
+    /// Attempts begun.
+    pub(super) attempts: usize,
 }
 
 // === impl Visits ===
@@ -142,20 +153,43 @@ impl Scheduler {
         }
         let changed = self.parts.visits.take(shard);
         self.visit_all(changed, |config| self.parts.visits.ask(shard, config)).await?;
-        let now = self.parts.clock.now();
-        let (due, later) =
-            deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
-        let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
-        if due.len() == VISITS_MAX {
-            next = Duration::ZERO;
-        }
-        for config in due {
-            if let Some(at) = self.visit(config).await? {
-                next = next.min(at.since(now));
-            }
-        }
+        let next = self.visit_due().await?;
         // A look that is due now is one whose permits are spent by this visit: not at once again.
         Ok(next.clamp(Duration::from_millis(1), SLEEP_MAX))
+    }
+
+    /// Visits configs that are due, and pages past those that other replicas serve: their looks are not moved.
+    /// Answers how long to sleep.
+    async fn visit_due(&self) -> Result<Duration> {
+        let parts = &self.parts;
+        let now = parts.clock.now();
+        let mut passed = 0;
+        loop {
+            let page = DuePage { now, skip: passed, max: VISITS_MAX };
+            let (due, later) = deliveries::due_configs(&parts.link, &parts.keys, page).await?;
+            let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
+            let (full, before) = (due.len() == VISITS_MAX, passed);
+            let count = due.len();
+            for config in due {
+                if self.is_others(config) {
+                    passed += 1;
+                } else if let Some(at) = self.visit(config).await? {
+                    next = next.min(at.since(now));
+                }
+            }
+            if full && passed - before < count {
+                return Ok(Duration::ZERO);
+            }
+            if !full || passed >= PASSED_MAX {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Whether other replicas hold a limit of the config that is too small to divide, so that they serve it.
+    fn is_others(&self, config: ConfigId) -> bool {
+        matches!(self.parts.snapshot.load().lookup(config), Lookup::Active(_))
+            && self.parts.lanes.is_held_elsewhere(config)
     }
 
     async fn due_soon(&self) {
@@ -185,23 +219,36 @@ impl Scheduler {
             self.parts.lanes.set_backlog(config, false);
         }
         match lookup {
-            Lookup::Active(_) => self.claim(config).await,
+            Lookup::Active(target) if self.parts.lanes.probe_is_due(config) => {
+                self.probe(config, target.config.version).await
+            }
+            Lookup::Active(_) => {
+                let permits = self.parts.lanes.reserve(config, BATCH_MAX);
+                let hold = self.parts.lanes.next_look(config).unwrap_or(FULL_LOOK);
+                self.claim(config, permits, hold, None).await.map(|begun| begun.next)
+            }
             Lookup::Paused | Lookup::Unknown => self.hold(config).await,
             Lookup::Gone => self.fail_queue(config, FailReason::Gone).await,
             Lookup::Deleted => self.fail_queue(config, FailReason::Deleted).await,
         }
     }
 
-    /// Claims as many deliveries as there are permits free now, and starts them.
-    async fn claim(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
+    /// Claims as many deliveries as there are `permits`, and starts them, under the name of a probe where one is
+    /// given; looks again after `hold` where there is no permit.
+    pub(super) async fn claim(
+        &self,
+        config: ConfigId,
+        permits: Vec<Permit>,
+        hold: Duration,
+        probe: Option<&str>,
+    ) -> Result<Begun> {
         let parts = &self.parts;
-        let permits = parts.lanes.reserve(config, BATCH_MAX);
         let full = permits.is_empty();
         let request = ClaimRequest {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
+            hold: if full { hold } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
@@ -209,15 +256,26 @@ impl Scheduler {
         parts.metrics.claimed.increment(claimed.ids.len() as u64);
         let loaded = self.load_claimed(config, &claimed).await?;
         let mut unreadable = Vec::new();
+        let mut attempts = 0;
         for ((id, loaded), permit) in claimed.ids.iter().zip(loaded).zip(permits) {
             match loaded {
-                Loaded::Delivery(delivery, due) => self.begin(*delivery, due, claimed.claim, permit, now),
+                Loaded::Delivery(delivery, due) if now.since(due) > parts.settings.retention.overdue_max => {
+                    parts.settler.fail(&self.job(*delivery, claimed.claim), FailReason::Expired);
+                }
+                Loaded::Delivery(delivery, _) => {
+                    attempts += 1;
+                    let job = self.job(*delivery, claimed.claim);
+                    match probe {
+                        Some(holder) => parts.lanes.start_probe(job, permit, holder),
+                        None => parts.lanes.start_claimed(job, permit),
+                    }
+                }
                 Loaded::Unreadable => unreadable.push((*id, claimed.claim)),
             }
         }
         parts.lanes.set_backlog(config, more);
         self.clear(config, &unreadable).await?;
-        Ok(claimed.next)
+        Ok(Begun { next: claimed.next, attempts })
     }
 
     /// Loads what was claimed. What then cannot begin, because of an error or because the lease was lost meanwhile,
@@ -235,16 +293,9 @@ impl Scheduler {
         loaded
     }
 
-    fn begin(&self, delivery: Delivery, due: UnixMillis, claim: Claim, permit: Permit, now: UnixMillis) {
-        let parts = &self.parts;
-        let overdue = now.since(due) > parts.settings.retention.overdue_max;
-        let credit = parts.credit.take(delivery.body.len());
-        let job = Job::of_claim(delivery, claim, credit);
-        if overdue {
-            parts.settler.fail(&job, FailReason::Expired);
-        } else {
-            parts.lanes.start_claimed(job, permit);
-        }
+    fn job(&self, delivery: Delivery, claim: Claim) -> Rc<Job> {
+        let credit = self.parts.credit.take(delivery.body.len());
+        Job::of_claim(delivery, claim, credit)
     }
 
     /// Moves what cannot be delivered out of the queue's way.

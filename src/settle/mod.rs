@@ -23,4 +23,4 @@ mod verdict;
 pub use credit::{Credit, CreditHold};
 pub use job::{Attempted, Consumer, Hold, Job, Ticket};
 pub use settler::{Chores, Settler, SettlerParts};
-pub use verdict::{Verdict, judge};
+pub use verdict::{RetryRules, Verdict, judge};

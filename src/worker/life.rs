@@ -16,7 +16,7 @@ use super::duties::Duty;
 use crate::attempt::{Attempter, Egress};
 use crate::domain::clock::Clock;
 use crate::domain::snapshot::Snapshot;
-use crate::intake::{Membership, ReadTurn};
+use crate::intake::{Membership, MemoryPressure, ReadTurn};
 use crate::lanes::{Lanes, Permits};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Redis};
@@ -24,7 +24,7 @@ use crate::redis::keys::ShardKeys;
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
-use crate::upkeep::{AgeRotation, ChoreRunner, Observer, sample};
+use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
 const TICK: Duration = Duration::from_millis(20);
@@ -34,9 +34,6 @@ const IDLE_TICKS: u32 = 50;
 
 /// Chores are done this often.
 const CHORES_EVERY: Duration = Duration::from_millis(100);
-
-/// The floor is raised and the gauges are read this often.
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// A stopping worker waits this long for its last writes and its leave.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -59,6 +56,8 @@ pub struct Shared {
     pub permits: Arc<Permits>,
     /// Whose turn it is to block on each shard.
     pub turns: Vec<Arc<ReadTurn>>,
+    /// Whether Redis is nearly full.
+    pub pressure: Arc<MemoryPressure>,
     /// Wakes the scanning scheduler of each shard.
     pub due_soon: Arc<[Notify]>,
     /// Configs that ask for a visit.
@@ -160,7 +159,10 @@ fn start_shard(
         let (settings, metrics) = (Arc::clone(&shared.settings), shared.metrics.clone());
         let ages = AgeRotation::new(Rc::clone(link), keys.clone(), snapshot, clock, settings, metrics);
         tasks.push(spawn_vital("ages", rotate(ages)));
-        tasks.push(spawn_vital("sampler", keep_up(Arc::clone(shared), Rc::clone(link), keys)));
+        let age = shared.settings.retention.events_age;
+        let (clock, pressure) = (Arc::clone(&shared.clock), Arc::clone(&shared.pressure));
+        let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, age);
+        tasks.push(spawn_vital("sampler", keep_up(sampler)));
     }
 }
 
@@ -198,7 +200,8 @@ async fn tick(
         ticks.tick().await;
         let leased = memberships.iter().all(|membership| membership.is_valid());
         shared.leased[worker].store(leased, Ordering::Relaxed);
-        lanes.set_sending(leased);
+        // No lease sorts before any time, so one that is missing stops the worker.
+        lanes.set_sending(memberships.iter().map(|membership| membership.valid_until()).min().flatten());
         lanes.sweep();
         count = count.wrapping_add(1);
         if count.is_multiple_of(IDLE_TICKS) {
@@ -275,13 +278,12 @@ async fn rotate(mut ages: AgeRotation) {
     }
 }
 
-async fn keep_up(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys) {
+async fn keep_up(mut sampler: Sampler) {
     loop {
-        let age = shared.settings.retention.events_age;
-        if let Err(error) = sample(&link, &keys, &shared.clock, age).await {
+        if let Err(error) = sampler.run_once().await {
             metrics::redis_error(error.operation);
         }
-        tokio::time::sleep(SAMPLE_EVERY).await;
+        tokio::time::sleep(sampler.period()).await;
     }
 }
 

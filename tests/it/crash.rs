@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::arrivals::{Reply, Tally};
+use crate::serving::Serve;
 use crate::stage::Stage;
-use crate::support::{RedisServer, TestSpace, wait_within};
+use crate::support::{RedisServer, TestSpace, signal, wait_within};
 
 /// Events of each test.
 const EVENTS: usize = 20_000;
@@ -84,6 +85,39 @@ fn after_sigterm_under_load_nothing_is_lost_and_nothing_is_sent_twice() {
     stage.start_serve(&SOON);
     let tally = reach_the_end(&stage, "SIGTERM of serve");
     assert_eq!(duplicates(tally), 0, "{tally:?}");
+}
+
+#[test]
+fn a_replica_that_stood_still_past_its_lease_sends_nothing_that_another_has_finished() {
+    let space = TestSpace::new();
+    let quick = ["--retry-schedule", "200ms", "--request-timeout", "1s"];
+    let stage = Stage::on(&space.url, &space.namespace, &quick);
+    stage.config("/all", json!({ "maxRetries": 10 }), |_| Reply::ok().after(Duration::from_millis(150)));
+    stage.add_many(2_000);
+    wait_within(LIMIT, "the first arrivals", || stage.arrivals.tally().nonces >= 200);
+    signal(stage.serve().pid(), "STOP");
+    let there = stage.arrivals.tally().nonces;
+    assert!(there < 2_000, "all {there} events had arrived before the stop: nothing is tested");
+    let other = Serve::start(&stage.url, &stage.namespace, &quick);
+    wait_within(LIMIT, "the other to finish", || {
+        stage.arrivals.tally().nonces == 2_000
+            && stage.unread() == 0
+            && stage.pending() == 0
+            && stage.redis::<usize>(&["ZCARD", &stage.keys.due()]) == 0
+    });
+    let finished = stage.arrivals.at("/all").len();
+    signal(stage.serve().pid(), "CONT");
+    wait_within(LIMIT, "its leases to be lost", || stage.serve().metric("leases_lost") >= 1.0);
+    wait_within(LIMIT, "its readiness", || stage.serve().is_ready());
+    stage.add(&[("nonce", "n-last")]);
+    wait_within(LIMIT, "a new event to arrive", || stage.arrivals.tally().nonces == 2_001);
+    stage.wait_acked();
+    let since: Vec<String> = stage.arrivals.at("/all")[finished..]
+        .iter()
+        .map(|one| format!("{} {}", one.nonce, one.nth))
+        .collect();
+    assert_eq!(since, ["n-last 1"]);
+    drop(other);
 }
 
 /// Ends Redis with a signal in the middle and starts it on the same data, while `postrider serve` runs on.

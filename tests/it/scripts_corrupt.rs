@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postrider::domain::clock::UnixMillis;
 use postrider::domain::ids::ConfigSequence;
-use postrider::redis::deliveries::{BATCH_MAX, Claim, clear, due_configs, evict_failed, queued};
+use postrider::redis::deliveries::{BATCH_MAX, Claim, DuePage, clear, due_configs, evict_failed, queued};
 use redis::Commands;
 
 use crate::script_world::{CLAIM, CONSUMER, SMALL, Walk, config, fail, lines, queue};
@@ -29,7 +29,10 @@ async fn members_that_are_no_ids_are_removed_and_the_others_found() {
 
     let (due, waiting) = (walk.keys.due(), walk.keys.queue(one));
     spoil(&mut walk, &due);
-    let (found, later) = due_configs(&walk.link, &walk.keys, UnixMillis(5_000), 64).await.unwrap();
+    let (found, later) =
+        due_configs(&walk.link, &walk.keys, DuePage { now: UnixMillis(5_000), skip: 0, max: 64 })
+            .await
+            .unwrap();
     assert!(found.is_empty() && later.is_some());
     assert_eq!(walk.state(), clean);
 
