@@ -40,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "app",
         &[
             "domain", "settings", "metrics", "redis", "intake", "routing", "lanes", "attempt", "settle",
-            "retry", "worker", "admin", "receiver",
+            "retry", "upkeep", "worker", "admin", "receiver",
         ],
     ),
     ("cli", &["domain", "settings", "metrics", "redis", "app", "receiver"]),

@@ -83,7 +83,7 @@ pub enum SecretInput {
 }
 
 /// Fields of an answer that may come back and change nothing.
-const READ_ONLY: [&str; 4] = ["createdAt", "updatedAt", "disabledReason", "disabledAt"];
+const READ_ONLY: [&str; 5] = ["createdAt", "updatedAt", "disabledReason", "disabledAt", "health"];
 
 impl ConfigBody {
     /// Parses a body.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
-use super::{AppError, build};
+use super::{AppError, build, health};
 use crate::admin::ops::Readiness;
 use crate::admin::{self, state::AdminState};
 use crate::attempt::Egress;
@@ -21,7 +21,7 @@ use crate::domain::rate_limit::RateLimit;
 use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
-use crate::lanes::Permits;
+use crate::lanes::{Breakers, Permits};
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
@@ -70,6 +70,8 @@ impl Control {
         // The sender lives in the directory, which this function holds.
         let _ = configs.wait_for(|set| set.complete).await;
         follow_configs(&shared, configs, control_stopped.clone());
+        health::follow(&shared, &directory, control_stopped.clone());
+        health::keep(&shared, &directory, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -119,6 +121,7 @@ impl Control {
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
     let random: [u8; 8] = rand::random();
+    let policy = settings.health.policy(settings.delivery.request_timeout);
     let roles = settings.process.roles;
     let mark = if roles.intake || roles.retry { String::new() } else { BYSTANDER.to_string() };
     let start = random.iter().fold(mark, |name, byte| format!("{name}{byte:02x}"));
@@ -127,7 +130,7 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         settings: Arc::clone(settings),
         clock: Arc::new(Clock::default()),
         snapshot: Arc::new(ArcSwap::default()),
-        permits: Permits::new(&settings.limits, &start),
+        permits: Permits::new(&settings.limits, Breakers::new(&policy), &start),
         start,
         turns: shards.iter().map(|_| Arc::new(ReadTurn::default())).collect(),
         pressure: Arc::new(MemoryPressure::default()),

@@ -79,6 +79,12 @@ pub struct Disabled {
     pub reason: DisabledReason,
     /// When.
     pub at: UnixMillis,
+    /// Failing: since when there was nothing but failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<UnixMillis>,
+    /// Failing: the failed attempts since then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
 }
 
 /// Why Postrider disabled a config.
@@ -87,6 +93,8 @@ pub struct Disabled {
 pub enum DisabledReason {
     /// The receiver answered 410.
     Gone,
+    /// There was nothing but failures for days; what waits is held, as where the config is paused.
+    Failing,
 }
 
 /// What is left of a deleted config, so that its queued deliveries end as `failed` instead of waiting forever.

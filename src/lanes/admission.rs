@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::breaker::Breaker;
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
@@ -123,6 +124,14 @@ impl Lanes {
         self.start(&lane, number, job, permit);
     }
 
+    /// Starts a delivery that was claimed as the probe of its config's breaker, which stays shut meanwhile.
+    pub fn start_probe(self: &Rc<Self>, job: Rc<Job>, permit: Permit, holder: &str) {
+        let lane = self.lane(job.delivery.config);
+        lane.permits.gate.breaker.begin_probe(holder.to_owned(), job.delivery.id);
+        let number = self.note(&job);
+        self.start(&lane, number, job, permit);
+    }
+
     /// Permits for deliveries that are claimed next: those that wait for the backlog, and what is free, at most
     /// `max`.
     #[must_use]
@@ -155,6 +164,24 @@ impl Lanes {
     #[must_use]
     pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
         self.lane(config).permits.is_held_elsewhere()
+    }
+
+    /// Whether `config`'s breaker lets a probe through now, if Redis does.
+    #[must_use]
+    pub fn probe_is_due(&self, config: ConfigId) -> bool {
+        self.sending.get() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
+    }
+
+    /// The permit of a probe, through the shut gate.
+    #[must_use]
+    pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
+        self.parts.permits.take_probe(&self.lane(config).permits)
+    }
+
+    /// `config`'s breaker.
+    #[must_use]
+    pub fn breaker(&self, config: ConfigId) -> Arc<Breaker> {
+        Arc::clone(&self.lane(config).permits.gate.breaker)
     }
 
     /// Says whether more deliveries of `config` are due in Redis than were claimed.

@@ -21,7 +21,7 @@ mod window;
 
 pub(crate) use admission::HELD_LOOK;
 pub use admission::{Lanes, LanesParts};
-pub use breaker::Breaker;
+pub use breaker::{Breaker, Breakers, ProbeEnd, Report};
 pub use gate::Gate;
 pub use pace::{Pace, Rate};
 pub use permits::{LanePermits, Permit, Permits};

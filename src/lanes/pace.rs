@@ -6,9 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::domain::retry_policy::DELAY_MAX;
 
-/// A lane whose tokens are spent is looked at again no sooner than after this: a high rate is spent in small
-/// portions instead of a look per token.
+/// A lane whose tokens are spent is looked at again when the tokens of this time have come: a high rate is spent
+/// in portions, and a thousand limited lanes do not cost a look per token.
+const PORTION: Duration = Duration::from_millis(100);
+
+/// And no sooner than after this, where a small burst allows only small portions.
 const LOOK_MIN: Duration = Duration::from_millis(5);
+
+/// A new bucket holds what comes in this time: a lane is forgotten after as long without work, and its bucket must
+/// not be fuller for that.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// When a lane may send again. Shared by the replica's workers.
 #[derive(Debug, Default)]
@@ -57,12 +64,16 @@ impl Pace {
         Some(left).filter(|left| !left.is_zero())
     }
 
-    /// Sets the rate, or takes it away. A new bucket is full; an old one keeps its tokens.
+    /// Sets the rate, or takes it away. A new bucket is full, or holds a minute's tokens where that is less; an old
+    /// one keeps its tokens.
     pub fn set_rate(&self, rate: Option<Rate>, now: Instant) {
         let mut state = self.state();
         state.bucket = match (rate, state.bucket.take()) {
             (None, _) => None,
-            (Some(rate), None) => Some(Bucket { rate, tokens: f64::from(rate.burst), at: now }),
+            (Some(rate), None) => {
+                let minute = rate.per_second * FORGOTTEN_AFTER.as_secs_f64();
+                Some(Bucket { rate, tokens: minute.min(f64::from(rate.burst)), at: now })
+            }
             (Some(rate), Some(mut known)) => {
                 known.fill(now);
                 let tokens = known.tokens.min(f64::from(rate.burst));
@@ -117,7 +128,18 @@ impl Pace {
     /// When to look again at a lane whose tokens are spent; `None` when one is there.
     #[must_use]
     pub fn next_token(&self, now: Instant) -> Option<Duration> {
-        self.wait_for(1, now).filter(|wait| !wait.is_zero()).map(|wait| wait.max(LOOK_MIN))
+        self.wait_for(1, now).filter(|wait| !wait.is_zero())?;
+        let wait = self.wait_for(self.portion(), now)?;
+        Some(wait.max(LOOK_MIN))
+    }
+
+    /// How many tokens are worth a look, at least 1.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Within 1 and the burst.
+    fn portion(&self) -> u32 {
+        let state = self.state();
+        let Some(Bucket { rate, .. }) = &state.bucket else { return 1 };
+        let tokens = rate.per_second * PORTION.as_secs_f64();
+        tokens.clamp(1.0, f64::from(rate.burst.max(1))) as u32
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -175,6 +197,21 @@ mod tests {
         assert_eq!((pace.wait_for(1, later), pace.next_token(later)), (None, None));
         pace.set_rate(None, later);
         assert!(pace.take(later));
+    }
+
+    #[test]
+    fn a_spent_lane_is_looked_at_for_a_portion_of_tokens() {
+        let look = |per_second: f64, burst: u32| {
+            let (pace, now) = (Pace::default(), Instant::now());
+            pace.set_rate(Some(Rate { per_second, burst }), now);
+            while pace.take(now) {}
+            pace.next_token(now).map(|wait| wait.as_millis())
+        };
+        assert_eq!(look(1_000.0, 1_000), Some(100));
+        assert_eq!(look(1_000.0, 20), Some(20), "a small burst is not wasted by waiting");
+        assert_eq!(look(1_000.0, 1), Some(5));
+        assert_eq!(look(4.0, 4), Some(250));
+        assert_eq!(look(1.0, 0), None);
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::breaker::Breakers;
 use super::doubt::{Answering, Doubt};
 use super::gate::Gate;
 use super::pace::Rate;
@@ -27,6 +28,8 @@ const OVERLOADED: [u16; 3] = [429, 503, 504];
 /// The permits of a replica.
 #[derive(Debug)]
 pub struct Permits {
+    /// The breakers of the lanes.
+    pub breakers: Arc<Breakers>,
     state: Mutex<State>,
     in_flight: AtomicU32,
     doubt: Doubt,
@@ -78,9 +81,10 @@ pub struct Permit {
 impl Permits {
     /// No attempt is in flight; no other replica is known. `own` is this replica's name.
     #[must_use]
-    pub fn new(limits: &LimitSettings, own: &str) -> Arc<Self> {
+    pub fn new(limits: &LimitSettings, breakers: Arc<Breakers>, own: &str) -> Arc<Self> {
         let state = State { lanes: HashMap::new(), replicas: Replicas::alone(own) };
         Arc::new(Self {
+            breakers,
             state: Mutex::new(state),
             in_flight: AtomicU32::new(0),
             doubt: Doubt::new(limits.in_flight_max.max(1)),
@@ -95,7 +99,7 @@ impl Permits {
         let State { lanes, replicas } = &mut *self.state();
         let made = || {
             let lane = Arc::new(LanePermits {
-                gate: Gate::default(),
+                gate: Gate::new(self.breakers.of(config)),
                 answering: Answering::default(),
                 in_flight: AtomicU32::new(0),
                 window: Mutex::new(Window::new()),
@@ -148,6 +152,20 @@ impl Permits {
         if lane.gate.shut_for(now).is_some() {
             return None;
         }
+        if lane.gate.breaker.take_restart() {
+            lane.change_window(Window::restart);
+        }
+        self.take_unshut(lane, now)
+    }
+
+    /// A probe's permit: as [`Self::take`], whatever the breaker says.
+    #[must_use]
+    pub fn take_probe(self: &Arc<Self>, lane: &Arc<LanePermits>) -> Option<Permit> {
+        let now = Instant::now();
+        if lane.gate.pace.shut_for(now).is_some() { None } else { self.take_unshut(lane, now) }
+    }
+
+    fn take_unshut(self: &Arc<Self>, lane: &Arc<LanePermits>, now: Instant) -> Option<Permit> {
         let (in_doubt, before) =
             self.doubt.admits(&lane.answering, lane.in_flight.load(Ordering::Relaxed))?;
         if !take_one(&self.in_flight, before) {
@@ -342,12 +360,14 @@ mod tests {
 
     use super::*;
     use crate::domain::outcome::{Answer, Fault};
+    use crate::settings::health::HealthSettings;
 
     const CONFIG: ConfigId = ConfigId::from_bytes([1; 12]);
 
     fn permits(in_flight_max: u32, config_in_flight_max: u32) -> Arc<Permits> {
         let limits = LimitSettings { in_flight_max, config_in_flight_max, ..LimitSettings::default() };
-        Permits::new(&limits, "aa")
+        let policy = HealthSettings::default().policy(Duration::ZERO);
+        Permits::new(&limits, Breakers::new(&policy), "aa")
     }
 
     fn lane(permits: &Permits) -> Arc<LanePermits> {
@@ -474,5 +494,8 @@ mod tests {
         assert!(permits.take(&lane).is_none());
         assert!(permit.renew().is_none());
         assert_eq!(permits.in_flight(), 0);
+        drop(lane);
+        permits.forget_unused();
+        assert!(permits.take(&self::lane(&permits)).is_none(), "forgetting a lane must not open its gate");
     }
 }

@@ -78,9 +78,14 @@ impl Lanes {
             let attempted = lanes.attempt(job).await;
             // What is settled counts against the credit again: a Redis that does not answer stops the intake.
             job.credit.set_hanging(false);
+            let breaker = &lane.permits.gate.breaker;
             if let Some(attempted) = attempted {
-                lanes.observe(lane, &attempted.result, attempted.retry.retry_on);
+                let retry_on = attempted.retry.retry_on;
+                breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
+                lanes.observe(lane, &attempted.result, retry_on);
                 lanes.parts.settler.attempted(job, attempted);
+            } else {
+                breaker.not_attempted(job.delivery.id);
             }
             let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
             let ended = lane.in_flight.borrow_mut().remove(&number);

@@ -4,10 +4,11 @@
 //! | what is seen | what follows |
 //! |---|---|
 //! | success, below the threshold | + 1: doubles with each round (slow start; there is no threshold at first) |
-//! | success, above it | + 1 / window: one more with each round |
+//! | success, above it | + 1 / window: one more with each round; of that an eighth just below what was too much last |
 //! | timeout, 429, 503 or 504 | halved, at most once per round; the threshold becomes 7/8 of what it was |
 //! | a round's mean time above 2 x the least one + 50 ms | halved; the threshold becomes the half |
 //! | an attempt over 1 s old, nothing succeeded since it began | at most the start |
+//! | the lane's breaker has closed | 1 |
 //!
 //! It grows only while at least half of it is used, so that it stands for what the endpoint has shown to bear. A
 //! round is over when the attempts under way at the last halving are: what began before it says nothing about the
@@ -19,7 +20,7 @@
 //! in L when idle, is busy with C x L in flight; with W in flight, a request takes W / C. The rule fires when that
 //! is above 2 L + 50 ms, so at W above 2 C L, and half of this still keeps it busy. Where the mean does not fall
 //! after such a halving by a fifth at least, time does not depend on the window: the endpoint has become slower by
-//! itself, and its present time is the new measure.
+//! itself, its present time is the new measure, and the window grows back fast.
 
 use std::time::Duration;
 
@@ -29,8 +30,14 @@ pub(super) const WINDOW_START: u32 = 8;
 /// How much of a window that was too much is grown to quickly.
 const REGROWN: f64 = 0.875;
 
+/// How much slower it grows where the next one in flight was too much last time.
+const CAREFUL: f64 = 0.125;
+
 /// The latency rule's slack: so much is noise.
 const SLACK: Duration = Duration::from_millis(50);
+
+/// A round in which the window grew by more than this says nothing about the window at its end.
+const STEADY: f64 = 1.25;
 
 /// Successes in a round of the latency rule, at least: a mean of fewer is noise.
 const ROUND_MIN: u32 = 16;
@@ -40,15 +47,20 @@ const ROUND_MIN: u32 = 16;
 pub(super) struct Window {
     size: f64,
     threshold: f64,
+    /// What was too much last.
+    too_much: f64,
     halved_at: Duration,
     /// Something has succeeded since the last halving.
     succeeded: bool,
+    /// Successes that this round counts, the window that it began with, and its sums.
+    round: u32,
+    began_with: f64,
     count: u32,
     sum: Duration,
     /// The least mean of a round.
     least: Option<Duration>,
-    /// The mean for which the last round's end halved the window.
-    too_long: Option<Duration>,
+    /// The mean for which the last round's end halved the window, and what it was then.
+    too_long: Option<(Duration, f64)>,
 }
 
 /// What an attempt says about its endpoint's load.
@@ -84,8 +96,11 @@ impl Window {
         Self {
             size: f64::from(WINDOW_START),
             threshold: f64::INFINITY,
+            too_much: f64::INFINITY,
             halved_at: Duration::ZERO,
             succeeded: false,
+            round: ROUND_MIN,
+            began_with: f64::from(WINDOW_START),
             count: 0,
             sum: Duration::ZERO,
             least: None,
@@ -105,13 +120,16 @@ impl Window {
         match seen.signal {
             Signal::Success => {
                 self.succeeded = true;
-                self.grow(seen);
                 if current {
+                    self.grow(seen);
                     self.count_in(seen);
                 }
             }
             Signal::Other => {}
-            Signal::Overload if current => self.halve(seen.at, REGROWN),
+            Signal::Overload if current => {
+                self.too_much = self.size;
+                self.halve(seen.at, REGROWN);
+            }
             Signal::Overload => {}
         }
     }
@@ -121,9 +139,20 @@ impl Window {
         self.size = self.size.min(f64::from(WINDOW_START));
     }
 
+    /// The endpoint was left alone for a while: it begins with one attempt, and doubles from there.
+    pub(super) fn restart(&mut self) {
+        self.size = 1.0;
+    }
+
     fn grow(&mut self, seen: Seen) {
         if self.size < f64::from(seen.max) && f64::from(seen.in_flight) * 2.0 >= self.size {
-            let step = if self.size < self.threshold { 1.0 } else { 1.0 / self.size };
+            let step = if self.size < self.threshold {
+                1.0
+            } else if (self.too_much.floor() - 1.0..=self.too_much).contains(&self.size) {
+                CAREFUL / self.size
+            } else {
+                1.0 / self.size
+            };
             self.size = (self.size + step).min(f64::from(seen.max));
         }
     }
@@ -135,26 +164,40 @@ impl Window {
         self.size = (self.size / 2.0).max(1.0);
         self.halved_at = at;
         self.succeeded = false;
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
+        self.round = self.size().max(ROUND_MIN);
+        self.began_with = self.size;
         (self.count, self.sum) = (0, Duration::ZERO);
     }
 
     fn count_in(&mut self, seen: Seen) {
         self.count += 1;
         self.sum += seen.took;
-        if self.count < ROUND_MIN || f64::from(self.count) < self.size {
+        if self.count < self.round {
             return;
         }
         let mean = self.sum / self.count;
-        (self.count, self.sum) = (0, Duration::ZERO);
+        // While the window grows fast, a mean is of smaller windows than the present one: it proves nothing later.
+        let steady = self.size < self.began_with * STEADY;
+        self.begin_round();
         let least = self.least.map_or(mean, |least| least.min(mean));
         self.least = Some(least);
         if mean <= least * 2 + SLACK {
             self.too_long = None;
-        } else if self.too_long.take().is_some_and(|before| mean > before.mul_f64(0.8)) {
-            self.least = Some(mean);
-        } else {
-            self.too_long = Some(mean);
-            self.halve(seen.at, 0.5);
+            return;
+        }
+        match self.too_long.take() {
+            Some((before, size)) if mean > before.mul_f64(0.8) => {
+                self.least = Some(mean);
+                self.threshold = self.threshold.max(size);
+            }
+            _ => {
+                self.too_long = steady.then_some((mean, self.size));
+                self.halve(seen.at, 0.5);
+            }
         }
     }
 }
@@ -217,8 +260,11 @@ mod tests {
     #[test]
     fn one_that_bears_twenty_and_refuses_the_rest_settles_near_twenty() {
         let mut window = Window::new();
-        let bears = |_, in_flight| {
-            if in_flight <= 20 { (50 * MS, Signal::Success) } else { (MS, Signal::Overload) }
+        let bears = |now: u64, in_flight: u32| {
+            // 40 to 60 ms, so that attempts do not go in step.
+            let mixed = (now + u64::from(in_flight)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+            let took = 40 * MS + mixed % (20 * MS);
+            if in_flight <= 20 { (took, Signal::Success) } else { (MS, Signal::Overload) }
         };
         run(&mut window, 0, 2, bears);
         let run = run(&mut window, 2_000 * MS, 20, bears);
@@ -233,8 +279,8 @@ mod tests {
         // 200 a second, 20 ms each when idle: 4 keep it busy. Time is the line's length.
         let mut window = Window::new();
         let line = |_: u64, in_flight: u32| ((u64::from(in_flight) * 5 * MS).max(20 * MS), Signal::Success);
-        run(&mut window, 0, 2, line);
-        let run = run(&mut window, 2_000 * MS, 20, line);
+        run(&mut window, 0, 10, line);
+        let run = run(&mut window, 10_000 * MS, 20, line);
         let (least, most) = (run.windows.iter().min().unwrap(), run.windows.iter().max().unwrap());
         assert!(*least >= 4, "never idle: {least}");
         assert!(*most <= 64, "no long line: {most}");

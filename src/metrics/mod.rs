@@ -9,6 +9,7 @@ use metrics::{
     histogram,
 };
 
+use crate::domain::breaker::BreakerState;
 use crate::domain::delivery::FailReason;
 use crate::domain::outcome::{FaultKind, Outcome};
 
@@ -69,11 +70,12 @@ pub struct WalkMetrics {
     pub reclaimed: Counter,
     /// Leases that this replica lost.
     pub leases_lost: Counter,
-    /// Configs disabled by a 410.
+    /// Configs disabled, by a 410 or by days of failures.
     pub configs_disabled: Counter,
     outcomes: [Counter; Outcome::ALL.len()],
     faults: [Counter; FaultKind::ALL.len()],
     failed: [Counter; FailReason::ALL.len()],
+    breakers: [Counter; BreakerState::ALL.len()],
 }
 
 /// Gauges read from Redis by upkeep.
@@ -134,7 +136,15 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     ("postrider_reclaimed_total", "Events taken over from dead consumers."),
     ("postrider_leases_lost_total", "Leases that this replica lost."),
-    ("postrider_configs_disabled_total", "Configs disabled because their receiver answered 410."),
+    ("postrider_configs_disabled_total", "Configs disabled by a 410 or by days of nothing but failures."),
+    (
+        "postrider_breaker_transitions_total",
+        "Moves of breakers that this replica made, by the state moved to.",
+    ),
+    (
+        "postrider_operator_events_total",
+        "Events about failing and disabled configs that this replica published.",
+    ),
     ("postrider_redis_errors_total", "Failed operations on Redis, by operation."),
     ("postrider_stream_trimmed_total", "Entries trimmed from the events stream behind the floor."),
     (
@@ -153,7 +163,10 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_due_configs", "Configs with deliveries waiting in their queue, by shard."),
     ("postrider_redis_memory_ratio", "Used memory over maxmemory; 0 where maxmemory is not set."),
     ("postrider_clock_offset_seconds", "Redis's clock minus this machine's."),
+    ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
+    ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
+    ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
 ];
 
 /// Histograms: name and meaning.
@@ -222,6 +235,8 @@ impl WalkMetrics {
                 .map(|kind| counter!("postrider_attempt_faults_total", "kind" => kind.as_str())),
             failed: FailReason::ALL
                 .map(|reason| counter!("postrider_deliveries_failed_total", "reason" => reason.as_str())),
+            breakers: BreakerState::ALL
+                .map(|state| counter!("postrider_breaker_transitions_total", "to" => state.as_str())),
         }
     }
 
@@ -233,6 +248,11 @@ impl WalkMetrics {
     /// The counter of attempts with this fault.
     pub const fn fault(&self, kind: FaultKind) -> &Counter {
         &self.faults[kind as usize]
+    }
+
+    /// The counter of breakers' moves to this state.
+    pub const fn breaker_to(&self, state: BreakerState) -> &Counter {
+        &self.breakers[state as usize]
     }
 
     /// The counter of deliveries that failed for this reason.

@@ -15,7 +15,8 @@ use redis::{FromRedisValue, Value};
 use tokio::sync::watch;
 
 use super::connection::{During, Redis, RedisError, Result};
-use super::directory::Directory;
+use super::directory::{Directory, HealthSet};
+use super::health;
 use super::keys::Keys;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, StreamId};
@@ -51,6 +52,14 @@ impl Default for Pace {
             full_check: Duration::from_secs(60),
         }
     }
+}
+
+/// What entries of `changes` announced.
+#[derive(Default)]
+struct News {
+    configs: HashSet<ConfigId>,
+    health: HashSet<ConfigId>,
+    tokens: HashSet<TokenHash>,
 }
 
 /// What one look at `changes` found.
@@ -144,7 +153,15 @@ impl Directory {
             }
         })
         .await?;
+        let mut known = HealthSet::new();
+        scan(connection, "reading health", &keys.health(), |field, raw| {
+            if let Ok(id) = field.parse::<ConfigId>() {
+                known.extend(health::parse(id, raw).map(|health| (id, Arc::new(health))));
+            }
+        })
+        .await?;
         self.retain_unreadable(|field| met.contains(field));
+        self.take_all_health(known);
         self.take_all(configs, tokens, position);
         self.saw_redis();
         Ok(position)
@@ -167,18 +184,20 @@ impl Directory {
         let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
             return Ok(Look::Silence);
         };
-        let (mut configs, mut tokens, mut last) = (HashSet::new(), HashSet::new(), *position);
+        let mut last = *position;
+        let mut news = News::default();
         for entry in &entries {
             last = stream_id(operation, &entry.id)?;
             let id = entry.get::<String>("id").unwrap_or_default();
             match entry.get::<String>("kind").as_deref() {
-                Some("config") => configs.extend(id.parse::<ConfigId>()),
-                Some("token") => drop(tokens.insert(TokenHash::stored(&id))),
+                Some("config") => news.configs.extend(id.parse::<ConfigId>()),
+                Some("health") => news.health.extend(id.parse::<ConfigId>()),
+                Some("token") => drop(news.tokens.insert(TokenHash::stored(&id))),
                 // Kinds that other versions announce concern other rooms.
                 _ => {}
             }
         }
-        let look = self.apply(connection, keys, *position, last, configs, tokens).await?;
+        let look = self.apply(connection, keys, *position, last, news).await?;
         *position = last;
         Ok(look)
     }
@@ -191,10 +210,12 @@ impl Directory {
         keys: &Keys,
         from: StreamId,
         last: StreamId,
-        configs: HashSet<ConfigId>,
-        tokens: HashSet<TokenHash>,
+        news: News,
     ) -> Result<Look> {
-        let operation = "reading changed configs and tokens";
+        let operation = "reading what changed";
+        let News { configs, mut health, tokens } = news;
+        // A config that is written is healthy anew.
+        health.extend(&configs);
         let mut pipeline = redis::pipe();
         pipeline.cmd("XRANGE").arg(keys.changes()).arg("-").arg("+").arg("COUNT").arg(1);
         for id in &configs {
@@ -202,6 +223,9 @@ impl Directory {
         }
         for hash in &tokens {
             pipeline.cmd("HGET").arg(keys.tokens()).arg(hash.as_str());
+        }
+        for id in &health {
+            pipeline.cmd("HGET").arg(keys.health()).arg(id.to_string());
         }
         let answers: Vec<Value> = pipeline.query_async(connection).await.during(operation)?;
         let mut answers = answers.into_iter();
@@ -213,6 +237,15 @@ impl Directory {
         }
         let configs = self.changed(configs, &mut answers, "configs", ConfigId::to_string)?;
         let tokens = self.changed(tokens, &mut answers, "tokens", |hash| hash.as_str().to_owned())?;
+        let health = health
+            .into_iter()
+            .map(|id| {
+                let raw = Option::<Vec<u8>>::from_redis_value(answers.next().unwrap_or(Value::Nil))
+                    .map_err(|error| RedisError::answer(operation, error.to_string()))?;
+                Ok((id, health::parse(id, &raw.unwrap_or_default())))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.take_health(health);
         let under_its_id =
             |(id, stored): (ConfigId, Option<StoredConfig>)| (id, stored.filter(|stored| stored.id() == id));
         self.take_changes(configs.into_iter().map(under_its_id).collect(), tokens, last);

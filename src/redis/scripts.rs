@@ -89,7 +89,9 @@ scripts! {
     /// Drops failed deliveries past their caps.
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.
-    PUT_CONFIGS = "put_configs" <4, 7>;
+    PUT_CONFIGS = "put_configs" <5, 7>;
+    /// Reads, or compares and sets, what is known of a config's health.
+    HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
     PUT_TOKEN = "put_token" <3, 7>;
     /// Appends events, each nonce once.

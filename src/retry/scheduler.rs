@@ -25,7 +25,7 @@ use crate::settle::{Credit, Job, Settler};
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When to look again at a config whose lane has no permit free: a permit that comes free brings a visit sooner.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
@@ -73,6 +73,14 @@ pub struct SchedulerParts {
 /// The scheduler of one worker on one shard.
 pub struct Scheduler {
     pub(super) parts: SchedulerParts,
+}
+
+/// What a claim came to.
+pub(super) struct Begun {
+    /// When to look at the config next.
+    pub(super) next: Option<UnixMillis>,
+    /// Attempts begun.
+    pub(super) attempts: usize,
 }
 
 // === impl Visits ===
@@ -211,23 +219,36 @@ impl Scheduler {
             self.parts.lanes.set_backlog(config, false);
         }
         match lookup {
-            Lookup::Active(_) => self.claim(config).await,
+            Lookup::Active(target) if self.parts.lanes.probe_is_due(config) => {
+                self.probe(config, target.config.version).await
+            }
+            Lookup::Active(_) => {
+                let permits = self.parts.lanes.reserve(config, BATCH_MAX);
+                let hold = self.parts.lanes.next_look(config).unwrap_or(FULL_LOOK);
+                self.claim(config, permits, hold, None).await.map(|begun| begun.next)
+            }
             Lookup::Paused | Lookup::Unknown => self.hold(config).await,
             Lookup::Gone => self.fail_queue(config, FailReason::Gone).await,
             Lookup::Deleted => self.fail_queue(config, FailReason::Deleted).await,
         }
     }
 
-    /// Claims as many deliveries as there are permits free now, and starts them.
-    async fn claim(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
+    /// Claims as many deliveries as there are `permits`, and starts them, under the name of a probe where one is
+    /// given; looks again after `hold` where there is no permit.
+    pub(super) async fn claim(
+        &self,
+        config: ConfigId,
+        permits: Vec<Permit>,
+        hold: Duration,
+        probe: Option<&str>,
+    ) -> Result<Begun> {
         let parts = &self.parts;
-        let permits = parts.lanes.reserve(config, BATCH_MAX);
         let full = permits.is_empty();
         let request = ClaimRequest {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { parts.lanes.next_look(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
+            hold: if full { hold } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
@@ -235,15 +256,26 @@ impl Scheduler {
         parts.metrics.claimed.increment(claimed.ids.len() as u64);
         let loaded = self.load_claimed(config, &claimed).await?;
         let mut unreadable = Vec::new();
+        let mut attempts = 0;
         for ((id, loaded), permit) in claimed.ids.iter().zip(loaded).zip(permits) {
             match loaded {
-                Loaded::Delivery(delivery, due) => self.begin(*delivery, due, claimed.claim, permit, now),
+                Loaded::Delivery(delivery, due) if now.since(due) > parts.settings.retention.overdue_max => {
+                    parts.settler.fail(&self.job(*delivery, claimed.claim), FailReason::Expired);
+                }
+                Loaded::Delivery(delivery, _) => {
+                    attempts += 1;
+                    let job = self.job(*delivery, claimed.claim);
+                    match probe {
+                        Some(holder) => parts.lanes.start_probe(job, permit, holder),
+                        None => parts.lanes.start_claimed(job, permit),
+                    }
+                }
                 Loaded::Unreadable => unreadable.push((*id, claimed.claim)),
             }
         }
         parts.lanes.set_backlog(config, more);
         self.clear(config, &unreadable).await?;
-        Ok(claimed.next)
+        Ok(Begun { next: claimed.next, attempts })
     }
 
     /// Loads what was claimed. What then cannot begin, because of an error or because the lease was lost meanwhile,
@@ -261,16 +293,9 @@ impl Scheduler {
         loaded
     }
 
-    fn begin(&self, delivery: Delivery, due: UnixMillis, claim: Claim, permit: Permit, now: UnixMillis) {
-        let parts = &self.parts;
-        let overdue = now.since(due) > parts.settings.retention.overdue_max;
-        let credit = parts.credit.take(delivery.body.len());
-        let job = Job::of_claim(delivery, claim, credit);
-        if overdue {
-            parts.settler.fail(&job, FailReason::Expired);
-        } else {
-            parts.lanes.start_claimed(job, permit);
-        }
+    fn job(&self, delivery: Delivery, claim: Claim) -> Rc<Job> {
+        let credit = self.parts.credit.take(delivery.body.len());
+        Job::of_claim(delivery, claim, credit)
     }
 
     /// Moves what cannot be delivered out of the queue's way.

@@ -16,6 +16,7 @@ mod entry;
 mod flush;
 mod job;
 mod plan;
+mod rows;
 mod settler;
 mod verdict;
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::metrics::WalkMetrics;
-use crate::redis::configs::DisableGone;
+use crate::redis::configs::Disabling;
 use crate::redis::connection::{Link, Result};
 use crate::redis::deliveries;
 use crate::redis::keys::ShardKeys;
@@ -87,7 +87,7 @@ impl ChoreRunner {
 
     async fn disable_gone(&mut self) -> Result<()> {
         while let Some((config, version)) = self.gone.last().copied() {
-            if self.link.disable_gone(config, version, self.clock.now()).await? == DisableGone::Disabled {
+            if self.link.disable_gone(config, version, self.clock.now()).await? == Disabling::Disabled {
                 self.metrics.configs_disabled.increment(1);
                 tracing::warn!(%config, "a config is disabled: its receiver answered 410 Gone");
             }

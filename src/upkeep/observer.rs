@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::intake::{Intake, Membership};
 use crate::lanes::Permits;
-use crate::metrics::WalkMetrics;
+use crate::metrics::{Sampled, WalkMetrics};
 use crate::redis::connection::{Link, Result};
 use crate::redis::keys::ShardKeys;
 use crate::redis::leases::{self, LeaseEnd, Observation, Reclaimed};
@@ -91,8 +91,12 @@ impl Observer {
     /// A lease counts until its consumer is proven dead: dividing among one too many only slows a lane.
     fn divide_limits(&self, found: &[Observation]) {
         let Some(permits) = &self.permits else { return };
-        let leased = found.iter().filter(|(_, end)| end.is_some()).map(|(name, _)| name.as_str());
+        // An end of 0 stands for a takeover that has begun.
+        let lives = |end: &Option<LeaseEnd>| end.is_some_and(|end| end.0 > 0);
+        let leased = found.iter().filter(|(_, end)| lives(end)).map(|(name, _)| name.as_str());
         if let Some(replicas) = permits.set_consumers(leased) {
+            #[allow(clippy::cast_precision_loss)] // A gauge is a float.
+            Sampled::whole("postrider_live_replicas", replicas as f64);
             tracing::info!(replicas, "limits over all replicas are divided among so many");
         }
     }

@@ -255,3 +255,19 @@ async fn the_floor_follows_a_group_that_was_set_back() {
     let floor = raise_floor(&walk.link, &walk.keys).await.unwrap();
     assert_eq!(floor, Floor { floor: Some("5999-18446744073709551615".into()), pending: 2 });
 }
+
+#[tokio::test]
+async fn who_cannot_take_entries_removes_only_consumers_without_any() {
+    let mut walk = Walk::new().await;
+    two_read(&mut walk, Some(1_000)).await;
+    let before = walk.state();
+    let observed = Some(LeaseEnd(1_000));
+    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", observed, None).await.unwrap();
+    assert_eq!((reclaimed, walk.state()), (Reclaimed::Alive, before), "its lease is not closed either");
+    for ms in [7, 8] {
+        let id = postrider::domain::ids::StreamId { ms, seq: 0 };
+        events::acknowledge(&walk.link, &walk.keys, id).await.unwrap();
+    }
+    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", observed, None).await.unwrap();
+    assert_eq!((reclaimed, walk.state()), (Reclaimed::Gone, lines(&["events 7-0 8-0 group"])));
+}
