@@ -159,6 +159,7 @@ impl World {
     ) -> Result<f64, Failure> {
         self.receiver.keep_times_from(from);
         let (cpu, before) = (server.cpu()?, self.receiver.arrived());
+        let parked = server.metric("postrider_deliveries_parked_total")?;
         let (reached, slowest) = steady(&self.store, &self.receiver, 0..configs, rate, time)?;
         pause(Duration::from_secs(3));
         let seconds = by_second(&self.receiver.times());
@@ -172,7 +173,8 @@ impl World {
         println!("{what}: p99 by the second of publishing, ms: {}", each.join(" "));
         println!(
             "{what:<14} {reached:>7.0} events/s  {:>8} arrived  p50 {:>7.2} ms  p99 {:>8.2} ms  p99.9 {:>8.2} ms  \
-             max {:>8.1} ms  {:.2} cores  slowest XADD {:.1} ms",
+             max {:>8.1} ms  {:.2} cores  slowest XADD {:.1} ms  \
+             {:.0} parked",
             self.receiver.arrived() - before,
             at(0.5),
             at(0.99),
@@ -180,6 +182,7 @@ impl World {
             at(1.0),
             (server.cpu()? - cpu).as_secs_f64() / time.as_secs_f64(),
             slowest.as_secs_f64() * 1_000.0,
+            server.metric("postrider_deliveries_parked_total")? - parked,
         );
         Ok(at(0.99))
     }

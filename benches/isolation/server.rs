@@ -17,6 +17,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct Server {
     process: Guarded,
     log: PathBuf,
+    ops_port: u16,
 }
 
 // === impl Server ===
@@ -32,13 +33,23 @@ impl Server {
             .map(str::to_owned);
         let log = directory.join("serve.log");
         let process = Guarded::start(&layout.sender, Path::new(BINARY), &args.collect::<Vec<_>>(), &log)?;
-        let server = Self { process, log };
+        let server = Self { process, log, ops_port };
         wait_until(STEP_LIMIT, || {
             !server.process.runs()
                 || admin_api::call(ops_port, Method::GET, "/readyz", None, None)
                     .is_ok_and(|(status, _)| status == 200)
         })?;
         if server.process.runs() { Ok(server) } else { Err(server.with_log("postrider serve ended".into())) }
+    }
+
+    /// The sum of a metric's samples.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64, Failure> {
+        let (_, text) = admin_api::call(self.ops_port, Method::GET, "/metrics", None, None)?;
+        let samples = text
+            .lines()
+            .filter(|line| line.starts_with(name))
+            .filter_map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()));
+        Ok(samples.sum())
     }
 
     /// CPU time so far.

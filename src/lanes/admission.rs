@@ -158,10 +158,10 @@ impl Lanes {
         self.lane(config).permits.is_held_elsewhere()
     }
 
-    /// Says whether more deliveries of `config` are due in Redis than were claimed.
-    pub fn set_backlog(self: &Rc<Self>, config: ConfigId, more: bool) {
+    /// Says whether more deliveries of `config` are due in the queue of `shard` than were claimed.
+    pub fn set_backlog(self: &Rc<Self>, shard: ShardNumber, config: ConfigId, more: bool) {
         let lane = self.lane(config);
-        lane.backlog.set(more);
+        lane.permits.set_backlog(shard, more);
         if !more {
             drop(lane.take_backlog_permits());
             self.pump(&lane);
@@ -300,7 +300,7 @@ impl Lanes {
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
         // What an endpoint that hangs would keep in memory is taken from those that answer.
-        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.backlog.get()) {
+        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.permits.has_backlog(None)) {
             return false;
         }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
@@ -314,7 +314,9 @@ impl Lanes {
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
-        lane.backlog.set(self.parts.settings.process.roles.retry && !elsewhere);
+        if self.parts.settings.process.roles.retry && !elsewhere {
+            lane.permits.note_parked();
+        }
         let next_look = lane.permits.gate.next_look(std::time::Instant::now());
         // Those who hold the limit may take it at once.
         let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };

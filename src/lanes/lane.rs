@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::permits::{LanePermits, Permit, Permits};
-use crate::domain::ids::ConfigId;
+use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::settle::Job;
 
 /// Permits that wait for one visit of the scheduler: as many as one claim takes.
@@ -22,8 +22,6 @@ pub(super) struct Lane {
     pub(super) queue: RefCell<VecDeque<Rc<Job>>>,
     /// The attempts in flight, by the job's number: the first is the oldest.
     pub(super) in_flight: RefCell<BTreeMap<u64, InFlight>>,
-    /// Deliveries of the config wait in Redis and are due, as far as this worker knows.
-    pub(super) backlog: Cell<bool>,
     backlog_permits: RefCell<Vec<Permit>>,
     backlog_turn: Cell<bool>,
     pub(super) last_used: Cell<Instant>,
@@ -44,7 +42,6 @@ impl Lane {
             permits,
             queue: RefCell::default(),
             in_flight: RefCell::default(),
-            backlog: Cell::new(false),
             backlog_permits: RefCell::default(),
             backlog_turn: Cell::new(false),
             last_used: Cell::new(Instant::now()),
@@ -79,7 +76,7 @@ impl Lane {
     /// Whether the config's rate is limited and deliveries wait in Redis for its tokens: then a new delivery is
     /// never queued in memory, where it would always come first.
     pub(super) fn shares_tokens(&self) -> bool {
-        self.backlog.get() && self.permits.gate.pace.is_limited()
+        self.permits.gate.pace.is_limited() && self.permits.has_backlog(None)
     }
 
     /// Whether it is the backlog's turn to have the next token.
@@ -109,9 +106,9 @@ impl Lane {
 
     /// Keeps a permit for the backlog where it is the backlog's turn, so that neither new events nor waiting ones
     /// starve; gives it back otherwise.
-    pub(super) fn offer_to_backlog(&self, permit: Permit) -> Result<(), Permit> {
+    pub(super) fn offer_to_backlog(&self, shard: ShardNumber, permit: Permit) -> Result<(), Permit> {
         let waiting = self.backlog_permits.borrow().len();
-        if !self.backlog.get() || waiting >= BACKLOG_PERMITS_MAX {
+        if !self.permits.has_backlog(Some(shard)) || waiting >= BACKLOG_PERMITS_MAX {
             return Err(permit);
         }
         let turn = self.backlog_turn.replace(!self.backlog_turn.get()) || self.queue.borrow().is_empty();

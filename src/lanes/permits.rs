@@ -16,7 +16,7 @@ use super::doubt::{Answering, Doubt};
 use super::gate::Gate;
 use super::pace::Rate;
 use super::window::{Seen, Signal, WINDOW_START, Window};
-use crate::domain::ids::ConfigId;
+use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::outcome::{AttemptResult, FaultKind};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::shares::Replicas;
@@ -24,6 +24,9 @@ use crate::settings::limits::LimitSettings;
 
 /// Answers that mean: too much at once.
 const OVERLOADED: [u16; 3] = [429, 503, 504];
+
+/// A delivery that was parked longer ago than this lies in its queue, and its config's look is due.
+const PARKED_LATELY_MS: u64 = 1_000;
 
 /// The permits of a replica.
 #[derive(Debug)]
@@ -62,6 +65,10 @@ pub struct LanePermits {
     window_size: AtomicU32,
     /// This replica's part of the config's limit.
     share: AtomicU32,
+    /// Shards in whose queues deliveries of the config are due, as far as this replica knows, a bit each.
+    backlog: AtomicU64,
+    parked_ms: AtomicU64,
+    epoch: Instant,
     mean_us: AtomicU64,
     last_success_ms: AtomicU64,
 }
@@ -105,6 +112,9 @@ impl Permits {
                 window: Mutex::new(Window::new()),
                 window_size: AtomicU32::new(WINDOW_START),
                 share: AtomicU32::new(0),
+                backlog: AtomicU64::new(0),
+                parked_ms: AtomicU64::new(0),
+                epoch: self.epoch,
                 mean_us: AtomicU64::new(0),
                 last_success_ms: AtomicU64::new(0),
             });
@@ -235,9 +245,13 @@ impl Permits {
     }
 
     fn now_ms(&self) -> u64 {
-        // Above zero, so that zero can stand for "never".
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        ms_since(self.epoch)
     }
+}
+
+/// Above zero, so that zero can stand for "never".
+fn ms_since(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 fn take_one(count: &AtomicU32, max: u32) -> bool {
@@ -297,6 +311,30 @@ impl LanePermits {
     #[must_use]
     pub fn is_held_elsewhere(&self) -> bool {
         self.share.load(Ordering::Relaxed) == 0 || self.gate.pace.wait_for(1, Instant::now()).is_none()
+    }
+
+    /// Says whether deliveries of the config are due in the queue of `shard`. All workers share it: permits that
+    /// come free on one worker serve what another has parked.
+    pub(super) fn set_backlog(&self, shard: ShardNumber, more: bool) {
+        let bit = 1 << (shard.0 % 64);
+        if more {
+            self.backlog.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.backlog.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// A delivery is on its way to its queue: a visit that does not find it yet proves nothing.
+    pub(super) fn note_parked(&self) {
+        self.parked_ms.store(ms_since(self.epoch), Ordering::Relaxed);
+    }
+
+    /// Whether deliveries are due in the queue of `shard`, or of any, or were parked a moment ago.
+    pub(super) fn has_backlog(&self, shard: Option<ShardNumber>) -> bool {
+        let wanted = shard.map_or(u64::MAX, |shard| 1 << (shard.0 % 64));
+        let parked_ms = self.parked_ms.load(Ordering::Relaxed);
+        self.backlog.load(Ordering::Relaxed) & wanted != 0
+            || (parked_ms > 0 && ms_since(self.epoch) - parked_ms < PARKED_LATELY_MS)
     }
 
     fn change_window(&self, change: impl FnOnce(&mut Window)) {

@@ -75,10 +75,10 @@ impl Lanes {
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
+            let breaker = &lane.permits.gate.breaker;
             let attempted = lanes.attempt(job).await;
             // What is settled counts against the credit again: a Redis that does not answer stops the intake.
             job.credit.set_hanging(false);
-            let breaker = &lane.permits.gate.breaker;
             if let Some(attempted) = attempted {
                 let retry_on = attempted.retry.retry_on;
                 breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
@@ -174,8 +174,8 @@ impl Lanes {
         } else {
             permit.renew()
         };
-        if renewed.is_some_and(|permit| lane.offer_to_backlog(permit).is_ok()) {
-            let shard = job.delivery.id.event().shard();
+        let shard = job.delivery.id.event().shard();
+        if renewed.is_some_and(|permit| lane.offer_to_backlog(shard, permit).is_ok()) {
             self.backlog_ready.borrow_mut().insert((shard, lane.config));
             self.backlog_wake.notify_waiters();
         }

@@ -27,6 +27,15 @@ pub const UNREADABLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3_600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim(pub i64);
 
+impl Claim {
+    /// When a claim that holds for `lease` was made, by Redis's clock.
+    #[must_use]
+    pub fn at(self, lease: Duration) -> UnixMillis {
+        let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        UnixMillis(u64::try_from(self.0.saturating_sub(lease)).unwrap_or(0))
+    }
+}
+
 /// What a claim gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {

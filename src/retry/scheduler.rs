@@ -216,7 +216,7 @@ impl Scheduler {
         let lookup = self.parts.snapshot.load().lookup(config);
         if !matches!(lookup, Lookup::Active(_)) {
             // Permits that wait for this backlog would wait until the config is resumed, and then block its lane.
-            self.parts.lanes.set_backlog(config, false);
+            self.parts.lanes.set_backlog(self.parts.keys.shard, config, false);
         }
         match lookup {
             Lookup::Active(target) if self.parts.lanes.probe_is_due(config) => {
@@ -252,7 +252,9 @@ impl Scheduler {
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
-        let more = claimed.next.is_some_and(|at| full || at <= now);
+        // Compared with the time of the claim by Redis's clock: this machine's idea of it may lag behind.
+        let claimed_at = claimed.claim.at(parts.settler.claim_lease());
+        let more = claimed.next.is_some_and(|at| full || at <= claimed_at);
         parts.metrics.claimed.increment(claimed.ids.len() as u64);
         let loaded = self.load_claimed(config, &claimed).await?;
         let mut unreadable = Vec::new();
@@ -273,7 +275,7 @@ impl Scheduler {
                 Loaded::Unreadable => unreadable.push((*id, claimed.claim)),
             }
         }
-        parts.lanes.set_backlog(config, more);
+        parts.lanes.set_backlog(self.parts.keys.shard, config, more);
         self.clear(config, &unreadable).await?;
         Ok(Begun { next: claimed.next, attempts })
     }

@@ -148,6 +148,7 @@ impl Settler {
         match unit {
             Unit::Ack(tickets) => {
                 self.parts.metrics.events_acknowledged.increment(tickets.len() as u64);
+                self.acking.set(self.acking.get().saturating_sub(tickets.len()));
                 let mut held = self.held.borrow_mut();
                 for ticket in &tickets {
                     held.remove(&ticket.id);

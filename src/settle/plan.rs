@@ -86,7 +86,9 @@ impl Settler {
     /// The acknowledgements of events whose writes were answered in earlier flushes.
     fn plan_acks(&self, commands: &mut Pipeline, units: &mut Vec<Unit>) {
         let mut acks = self.acks.take();
+        let count = acks.len();
         acks.retain(|ticket| !self.forget_if_not_own(ticket));
+        self.acking.set(self.acking.get() + acks.len() - count);
         while let Some(first) = acks.first() {
             let shard = first.id.shard();
             let (own, others): (Vec<_>, Vec<_>) =

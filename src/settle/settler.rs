@@ -30,8 +30,8 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 /// Outcomes that are gathered before a flush goes at once.
 pub(super) const GATHER_COUNT: usize = 256;
 
-/// Outcomes that may wait to be written before no further attempt begins: several flushes' worth.
-const UNSETTLED_MAX: usize = 1_024;
+/// Outcomes and acknowledgements that may wait to be written before no further attempt begins: several flushes' worth.
+const UNSETTLED_MAX: usize = 256;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);
@@ -59,6 +59,8 @@ pub struct Settler {
     /// Entries that Redis refused, each until it is tried again.
     pub(super) aside: RefCell<Vec<(Instant, Entry)>>,
     outcomes: Rc<Cell<usize>>,
+    /// Events whose acknowledgement is not answered yet.
+    pub(super) acking: Cell<usize>,
     /// Somebody was told that the settler is behind.
     pub(super) held_back: Cell<bool>,
     pub(super) acks: RefCell<Vec<Rc<Ticket>>>,
@@ -98,6 +100,7 @@ impl Settler {
             queue: RefCell::default(),
             aside: RefCell::default(),
             outcomes: Rc::default(),
+            acking: Cell::new(0),
             held_back: Cell::new(false),
             acks: RefCell::default(),
             held: RefCell::default(),
@@ -227,10 +230,10 @@ impl Settler {
         }
     }
 
-    /// Whether so many outcomes wait to be written that no further attempt should begin: a crash repeats them all.
+    /// Whether so many outcomes and acknowledgements wait to be written that no further attempt should begin: a crash repeats them all.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        let behind = self.outcomes.get() >= UNSETTLED_MAX;
+        let behind = self.outcomes.get() + self.acking.get() >= UNSETTLED_MAX;
         if behind {
             self.held_back.set(true);
         }
@@ -333,6 +336,7 @@ impl Settler {
 
     fn acknowledge(&self, ticket: &Rc<Ticket>) {
         self.acks.borrow_mut().push(Rc::clone(ticket));
+        self.acking.set(self.acking.get() + 1);
         self.wake.notify_one();
     }
 
