@@ -20,17 +20,11 @@ use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
 
-/// A delivery without a fate is handed to its queue when its event was read this long ago.
-const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
-
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
 pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
-
-/// A lane without work is forgotten after this.
-const LANE_IDLE: Duration = Duration::from_secs(60);
 
 /// What the lanes work with.
 pub struct LanesParts {
@@ -55,12 +49,12 @@ pub struct LanesParts {
 /// A worker's lanes.
 pub struct Lanes {
     pub(super) parts: LanesParts,
-    lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
+    pub(super) lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
     /// Every job that is queued or in flight, by its number: the first is the oldest.
-    open: RefCell<BTreeMap<u64, Rc<Job>>>,
+    pub(super) open: RefCell<BTreeMap<u64, Rc<Job>>>,
     next_number: Cell<u64>,
-    swept_to: Cell<u64>,
-    handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
+    pub(super) swept_to: Cell<u64>,
+    pub(super) handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
     pub(super) waiting: RefCell<HashSet<ConfigId>>,
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
@@ -203,54 +197,6 @@ impl Lanes {
         self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
-    /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what
-    /// waits for permits that other workers gave back, forgets idle lanes.
-    pub fn sweep(self: &Rc<Self>) {
-        let from = self.swept_to.get();
-        let old: Vec<(u64, Rc<Job>)> = self
-            .open
-            .borrow()
-            .range(from..)
-            .take_while(|(_, job)| job.since.elapsed() >= HAND_OFF_AFTER)
-            .map(|(number, job)| (*number, Rc::clone(job)))
-            .collect();
-        for (number, job) in old {
-            self.swept_to.set(number + 1);
-            self.hand_over(number, &job);
-        }
-        self.hand_over_refused();
-        self.pump_waiting();
-    }
-
-    /// Forgets lanes without work; called now and then.
-    pub fn forget_idle(&self) {
-        let keep = |lane: &Rc<Lane>| !lane.is_idle() || lane.last_used.get().elapsed() < LANE_IDLE;
-        self.lanes.borrow_mut().retain(|_, lane| keep(lane));
-    }
-
-    /// Parks everything that waits in memory: the worker stops.
-    pub fn park_waiting(&self) {
-        let queued: Vec<(u64, Rc<Job>)> = self.jobs(|job| !job.started.get());
-        for (number, job) in queued {
-            if !job.settling.get() {
-                self.parts.settler.park(&job, Duration::ZERO, Duration::ZERO);
-            }
-            self.close(number);
-        }
-        self.lanes.borrow().values().for_each(|lane| lane.queue.borrow_mut().clear());
-        self.waiting.borrow_mut().clear();
-    }
-
-    /// Gives up the attempts that are still in flight: their deliveries are due again at once.
-    pub fn give_up(&self) -> usize {
-        let started = self.jobs(|job| job.started.get() && !job.settling.get());
-        for (number, job) in &started {
-            self.parts.settler.park(job, Duration::ZERO, Duration::ZERO);
-            self.close(*number);
-        }
-        started.len()
-    }
-
     /// Waits until no job is queued or in flight.
     pub async fn all_done(&self) {
         while !self.open.borrow().is_empty() {
@@ -264,7 +210,7 @@ impl Lanes {
         self.is_sending() && !self.parts.settler.is_behind()
     }
 
-    fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
+    pub(super) fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
     }
@@ -311,7 +257,7 @@ impl Lanes {
         open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
     }
 
-    fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+    pub(super) fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
         if self.parts.settings.process.roles.retry && !elsewhere {
@@ -329,42 +275,6 @@ impl Lanes {
         let hangs = lane.hangs(&self.parts.permits);
         let room = !hangs || self.parts.credit.hanging_bytes() < self.parts.credit.bytes_max() / 2;
         room.then(|| self.parts.permits.take(&lane.permits)).flatten()
-    }
-
-    fn hand_over(&self, number: u64, job: &Rc<Job>) {
-        let lane = self.lane(job.delivery.config);
-        if job.started.get() && !job.settling.get() {
-            job.credit.set_hanging(true);
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
-            lane.hangs(&self.parts.permits);
-        }
-        if !job.is_undecided() {
-            return;
-        }
-        if job.started.get() {
-            self.parts.settler.hand_off(job);
-            self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
-        } else {
-            self.park(&lane, number, job);
-            lane.drop_parked();
-        }
-    }
-
-    /// A full queue refuses a hand-off; it is asked again after a while.
-    fn hand_over_refused(&self) {
-        let mut handed_off = self.handed_off.borrow_mut();
-        handed_off.retain_mut(|(at, job)| {
-            if at.elapsed() < HAND_OFF_AFTER {
-                return true;
-            }
-            let Some(job) = job.upgrade() else { return false };
-            if job.is_undecided() {
-                *at = Instant::now();
-                self.parts.settler.hand_off(&job);
-            }
-            // One that is still being handed off may yet be refused.
-            job.is_handing_off()
-        });
     }
 
     /// Starts what waits in memory, where permits are free.

@@ -18,6 +18,7 @@ mod pace;
 mod permits;
 mod probing;
 mod sending;
+mod sweep;
 mod window;
 
 pub(crate) use admission::HELD_LOOK;

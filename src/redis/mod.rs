@@ -13,6 +13,7 @@ pub mod directory;
 pub mod doctor;
 pub mod embedded;
 pub mod events;
+pub mod failed;
 pub mod fates;
 pub mod follower;
 pub mod health;

@@ -4,8 +4,9 @@
 use postrider::domain::event::Rejection;
 use postrider::domain::ids::{ConfigSequence, DeliveryId};
 use postrider::redis::connection::Redis;
-use postrider::redis::deliveries::{Claim, clear, evict_failed, put_back};
+use postrider::redis::deliveries::{Claim, clear, put_back};
 use postrider::redis::events::{ensure_group, raise_floor, read, reject};
+use postrider::redis::failed::evict_failed;
 use postrider::redis::fates::{Applied, Proof, Step};
 use postrider::redis::leases::{LeaseEnd, Reclaimed, leave, reclaim, renew};
 use postrider::redis::log_write::{Written, trim};
