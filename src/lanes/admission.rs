@@ -323,8 +323,9 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
-        // What an endpoint that hangs would keep in memory is taken from those that answer.
-        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.backlog.get()) {
+        if self.is_short()
+            && (lane.hangs(&self.parts.permits) || lane.permits.is_in_doubt() && lane.backlog.get())
+        {
             return false;
         }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
@@ -344,6 +345,12 @@ impl Lanes {
         let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
         self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
+    }
+
+    /// Whether so much of the credit is spent that what hanging endpoints would keep in memory is taken from those
+    /// that answer.
+    fn is_short(&self) -> bool {
+        self.parts.credit.left() < self.parts.credit.deliveries_max() / 2
     }
 
     /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
@@ -394,7 +401,7 @@ impl Lanes {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            if lane.hangs(&self.parts.permits) {
+            if self.is_short() && lane.hangs(&self.parts.permits) {
                 self.park_queue(&lane);
             } else {
                 self.pump(&lane);
