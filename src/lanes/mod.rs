@@ -17,6 +17,7 @@ mod lane;
 mod pace;
 mod permits;
 mod sending;
+mod waiting;
 mod window;
 
 pub(crate) use admission::HELD_LOOK;
