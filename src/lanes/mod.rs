@@ -17,7 +17,7 @@ mod lane;
 mod pace;
 mod permits;
 mod sending;
-mod sweep;
+mod waiting;
 mod window;
 
 pub(crate) use admission::HELD_LOOK;
