@@ -11,7 +11,7 @@ SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what is missing: a C compiler, redis-server (says what and why)
+bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
 	@scripts/bootstrap.sh all
 
 build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
@@ -47,7 +47,7 @@ smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test
 	scripts/smoke.sh
 
-lint: fmt-check clippy doc deny shellcheck ## Everything a machine can say about the text
+lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 
 fmt: ## Format the code
 	$(CARGO) fmt
@@ -63,14 +63,15 @@ doc: ## Build the documentation of the code, private items included; broken link
 	@scripts/bootstrap.sh build
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked $(OFFLINE) --no-deps --document-private-items
 
-# These two tools are no requirement: where they are missing the check is left out, and said.
-deny:
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny $(OFFLINE) check bans licenses sources; \
-	else echo "cargo-deny is not installed: licences and sources are not checked"; fi
+shellcheck: ## Check the shell scripts
+	@scripts/bootstrap.sh lint
+	shellcheck $(SCRIPTS)
 
-shellcheck:
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); \
-	else echo "shellcheck is not installed: the scripts are not checked"; fi
+# Not part of `lint` or `test-all`: cargo-deny is built from source by whoever wants it, and takes minutes.
+deny: ## Check the dependencies' licences and sources; needs cargo-deny
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+	{ echo "make deny: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny $(OFFLINE) check bans licenses sources
 
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test

@@ -2,7 +2,9 @@
 # Installs what is missing on this machine, and nothing that is here. Rust itself it does not install.
 #
 #   scripts/bootstrap.sh build    what `make build` needs: Rust, a C compiler
-#   scripts/bootstrap.sh test     that and redis-server 7 (also: demo, all)
+#   scripts/bootstrap.sh test     that and redis-server 7 (also: demo)
+#   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
+#   scripts/bootstrap.sh all      all of it
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
 set -euo pipefail
@@ -94,17 +96,38 @@ need_redis() {
     fi
 }
 
+need_lints() {
+    for tool in clippy fmt; do
+        cargo "$tool" --version >/dev/null 2>&1 && continue
+        fail "missing: cargo $tool; install it with: rustup component add clippy rustfmt"
+    done
+    have shellcheck && return
+    install_package "shellcheck, which checks the shell scripts in make lint" shellcheck ShellCheck shellcheck
+    have shellcheck || fail "shellcheck was installed but is still not on PATH"
+}
+
 case ${1:-all} in
 build)
     need_rust
     need_cc
     ;;
-test | demo | all)
+test | demo)
     need_rust
     need_cc
     need_redis
     ;;
+lint)
+    need_rust
+    need_cc
+    need_lints
+    ;;
+all)
+    need_rust
+    need_cc
+    need_redis
+    need_lints
+    ;;
 *)
-    fail "unknown: $1; expected build, test, demo or all"
+    fail "unknown: $1; expected build, test, lint, demo or all"
     ;;
 esac

@@ -6,6 +6,7 @@
 //! the listeners close; the embedded Redis stops last, when nobody writes to it any more.
 
 mod control;
+mod health;
 mod start;
 
 use std::sync::Arc;

@@ -3,11 +3,13 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use checks::{FILE_LINES_MAX, key_functions, script_complaints, source_complaints, text_complaints};
+use checks::{
+    FILE_LINES_MAX, key_functions, metric_names, script_complaints, source_complaints, text_complaints,
+};
 
 #[path = "tidy/checks.rs"]
 mod checks;
@@ -24,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("attempt", &["domain", "settings"]),
     ("settle", &["domain", "settings", "metrics", "redis"]),
     ("retry", &["domain", "settings", "metrics", "redis", "lanes", "settle"]),
-    ("upkeep", &["domain", "settings", "metrics", "redis", "intake", "settle"]),
+    ("upkeep", &["domain", "settings", "metrics", "redis", "intake", "lanes", "settle"]),
     (
         "worker",
         &[
@@ -38,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "app",
         &[
             "domain", "settings", "metrics", "redis", "intake", "routing", "lanes", "attempt", "settle",
-            "retry", "worker", "admin", "receiver",
+            "retry", "upkeep", "worker", "admin", "receiver",
         ],
     ),
     ("cli", &["domain", "settings", "metrics", "redis", "app", "receiver"]),
@@ -126,6 +128,42 @@ fn every_key_and_every_script_is_documented() {
     let missing: Vec<String> =
         keys.into_iter().chain(scripts).filter(|name| !document.contains(&format!("`{name}`"))).collect();
     assert!(missing.is_empty(), "docs/REDIS.md does not mention {missing:?}");
+}
+
+/// Every metric's name, kind and meaning.
+fn declared_metrics() -> Vec<(&'static str, &'static str, &'static str)> {
+    use postrider::metrics::{COUNTERS, GAUGES, HISTOGRAMS};
+    let kinds = [("counter", COUNTERS), ("gauge", GAUGES), ("histogram", HISTOGRAMS)];
+    kinds
+        .into_iter()
+        .flat_map(|(kind, list)| list.iter().map(move |(name, meaning)| (*name, kind, *meaning)))
+        .collect()
+}
+
+#[test]
+fn every_metric_is_declared_used_and_documented() {
+    let declared = declared_metrics();
+    let document = read("docs/OPERATIONS.md");
+    let row = |name: &str| document.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+    for (name, kind, meaning) in &declared {
+        let row = row(name).unwrap_or_else(|| panic!("docs/OPERATIONS.md has no row for {name}"));
+        assert!(row.contains(&format!("| {kind}")), "{row}: it is a {kind}");
+        assert!(row.contains(&format!("| {meaning} |")), "{row}: its meaning is {meaning:?}");
+    }
+    let known: BTreeSet<&str> = declared.iter().map(|(name, ..)| *name).collect();
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `postrider_")?.split('`').next());
+    let gone: Vec<&str> = rows.filter(|name| !known.contains(format!("postrider_{name}").as_str())).collect();
+    assert!(gone.is_empty(), "docs/OPERATIONS.md has rows for {gone:?}, which are no metrics");
+
+    // In the file that declares them, a name that is used stands there a second time.
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for path in files().iter().filter(|path| path.starts_with("src/") && path.ends_with(".rs")) {
+        metric_names(&read(path)).into_iter().for_each(|name| *times.entry(name).or_default() += 1);
+    }
+    let undeclared: Vec<&String> = times.keys().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(undeclared.is_empty(), "not declared in src/metrics: {undeclared:?}");
+    let idle: Vec<&&str> = known.iter().filter(|name| times.get(**name).is_none_or(|n| *n < 2)).collect();
+    assert!(idle.is_empty(), "declared and never set: {idle:?}");
 }
 
 #[test]
@@ -253,4 +291,11 @@ fn key_functions_are_found_with_their_owner() {
     let text = "impl Keys {\n    pub fn shard(&self) -> ShardKeys {}\n    pub fn meta(&self) -> String {}\n}\n\
         impl ShardKeys {\n    fn key(&self) -> String {}\n    pub fn log(&self, config: ConfigId) -> String {}\n}\n";
     assert_eq!(key_functions(text), ["Keys::meta", "ShardKeys::log"]);
+}
+
+#[test]
+fn metric_names_are_found_in_the_program_alone() {
+    let text = "counter!(\"postrider_a_total\");\n//! \"postrider_c\"\nsum(t, \"postrider_a_total\");\n\
+        let path = \"postrider_data/x\";\n#[cfg(test)]\nmod tests {\n \"postrider_d\"\n}\n";
+    assert_eq!(metric_names(text), ["postrider_a_total", "postrider_a_total"]);
 }

@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::body::{Ignored, Mistakes};
+use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
 use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, EventType, check_max_retries};
 use crate::domain::ids::ConfigId;
+use crate::domain::rate_limit::RateLimit;
+use crate::domain::retry_on::RetryOn;
+use crate::domain::retry_policy::RetryPolicy;
 use crate::domain::signature::Secret;
 
 /// What an answer shows instead of a custom header's value; sent back, it keeps the stored one.
@@ -56,6 +60,13 @@ pub struct ConfigInput {
     pub active: Option<bool>,
     /// `maxRetries`
     pub max_retries: Option<u32>,
+    /// `retryPolicy`
+    pub retry_policy: Option<RetryPolicy>,
+    /// `retryOn`
+    pub retry_on: Option<RetryOn>,
+    /// `rateLimit`; `Some(None)`: null, which takes the limit away
+    #[allow(clippy::option_option)]
+    pub rate_limit: Option<Option<RateLimit>>,
     /// `headers`; values that are [`HEADER_MASK`] stand for the stored ones
     pub headers: Option<BTreeMap<String, String>>,
 }
@@ -72,7 +83,7 @@ pub enum SecretInput {
 }
 
 /// Fields of an answer that may come back and change nothing.
-const READ_ONLY: [&str; 4] = ["createdAt", "updatedAt", "disabledReason", "disabledAt"];
+const READ_ONLY: [&str; 5] = ["createdAt", "updatedAt", "disabledReason", "disabledAt", "health"];
 
 impl ConfigBody {
     /// Parses a body.
@@ -130,6 +141,7 @@ fn parse_item(
         mistakes.add(path, "expected an object");
         return None;
     };
+    let rate_limit = fields.remove("rateLimit").map(|value| parse_rate_limit(&path, value, mistakes));
     let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
     let id = take("id").map(|value| parse_id(&path, &value, mistakes));
     let url = parse_url(&path, take("url"), allow_http, mistakes);
@@ -143,6 +155,8 @@ fn parse_item(
         };
         mistakes.keep(format_args!("{path}.maxRetries"), checked)
     });
+    let policy = take("retryPolicy").map(|value| parse_retry_policy(&path, value, mistakes));
+    let retry_on = take("retryOn").map(|value| parse_retry_on(&path, &value, mistakes));
     let headers = take("headers").map(|value| parse_headers(&path, value, mistakes));
     refuse_unbuilt(&path, &mut fields, mistakes);
     let unknown = fields.keys().filter(|name| !READ_ONLY.contains(&name.as_str()));
@@ -154,6 +168,9 @@ fn parse_item(
         secret: flatten(secret)?.unwrap_or(SecretInput::Absent),
         active: active?,
         max_retries: flatten(retries)?,
+        retry_policy: flatten(policy)?,
+        retry_on: flatten(retry_on)?,
+        rate_limit: flatten(rate_limit)?,
         headers: flatten(headers)?,
         path,
     })
@@ -182,7 +199,6 @@ fn refuse_unbuilt(path: &str, fields: &mut Map<String, Value>, mistakes: &mut Mi
     refuse("httpMethod", Some("POST".into()), "expected 'POST'; other methods are not supported");
     refuse("entityFilters", Some(Value::Object(Map::new())), "expected {}; filters are not supported yet");
     refuse("bodyFormat", None, "not supported yet; leave it out");
-    refuse("rateLimit", None, "not supported yet; leave it out");
 }
 
 fn parse_id(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<ConfigId> {

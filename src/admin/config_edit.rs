@@ -161,6 +161,9 @@ fn create(
         secret: secret?,
         active: input.active.unwrap_or(true),
         max_retries: input.max_retries.unwrap_or(MAX_RETRIES_DEFAULT),
+        retry_policy: input.retry_policy.unwrap_or_default(),
+        retry_on: input.retry_on.unwrap_or_default(),
+        rate_limit: input.rate_limit.unwrap_or_default(),
         headers: headers?,
         created_at: now,
         updated_at: now,
@@ -178,6 +181,9 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
     }
     after.active = input.active.unwrap_or(before.active);
     after.max_retries = input.max_retries.unwrap_or(before.max_retries);
+    after.retry_policy = input.retry_policy.unwrap_or(before.retry_policy);
+    after.retry_on = input.retry_on.unwrap_or(before.retry_on);
+    after.rate_limit = input.rate_limit.unwrap_or(before.rate_limit);
     after.headers = headers(input, &before.headers, mistakes)?;
     if after.active {
         after.disabled = None;

@@ -17,8 +17,12 @@ use super::config_body::{ConfigBody, HEADER_MASK, Shape};
 use super::config_edit::{Refusal, Resulting, apply};
 use super::error::ApiError;
 use super::state::AdminState;
+use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, DisabledReason, StoredConfig};
+use crate::domain::rate_limit::RateLimit;
+use crate::domain::retry_on::RetryOn;
+use crate::domain::retry_policy::RetryPolicy;
 use crate::redis::configs::{ChangeError, change_configs};
 
 const GET_CONFIGS: &str = "getWebhookConfigs";
@@ -40,6 +44,9 @@ struct ShownConfig {
     active: bool,
     is_enabled: bool,
     max_retries: u32,
+    retry_policy: RetryPolicy,
+    retry_on: RetryOn,
+    rate_limit: Option<RateLimit>,
     headers: BTreeMap<String, &'static str>,
     created_at: String,
     updated_at: String,
@@ -47,6 +54,25 @@ struct ShownConfig {
     disabled_reason: Option<DisabledReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disabled_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<ShownHealth>,
+}
+
+/// How an endpoint does, as answers show it; left out while nothing is wrong.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownHealth {
+    state: BreakerState,
+    /// The last failure.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    /// Since when it has that state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_probe_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -78,7 +104,12 @@ async fn list_configs(State(state): State<AdminState>, request: Request) -> Resu
         .collect();
     // The order of their making: ids begin with random digits and end with their number.
     configs.sort_by_key(|config| (config.created_at, config.id.sequence()));
-    let shown: Vec<ShownConfig> = configs.into_iter().map(|config| ShownConfig::of(config, false)).collect();
+    let health = state.directory.health();
+    let show = |config: &Config| {
+        let known = health.get(&config.id).filter(|_| config.active);
+        ShownConfig { health: known.map(|known| ShownHealth::of(known)), ..ShownConfig::of(config, false) }
+    };
+    let shown: Vec<ShownConfig> = configs.into_iter().map(show).collect();
     Ok(Json(shown).into_response())
 }
 
@@ -143,6 +174,9 @@ impl ShownConfig {
             active: config.active,
             is_enabled: config.active,
             max_retries: config.max_retries,
+            retry_policy: config.retry_policy,
+            retry_on: config.retry_on,
+            rate_limit: config.rate_limit,
             headers: config.headers.as_map().keys().map(|name| (name.clone(), HEADER_MASK)).collect(),
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
@@ -152,6 +186,22 @@ impl ShownConfig {
                 .as_ref()
                 .map(|disabled| disabled.at)
                 .map(|at: UnixMillis| at.to_string()),
+            health: None,
+        }
+    }
+}
+
+// === impl ShownHealth ===
+
+impl ShownHealth {
+    fn of(health: &Health) -> Self {
+        let known = |at: UnixMillis| (at != UnixMillis::default()).then(|| at.to_string());
+        Self {
+            state: health.state,
+            reason: health.reason.clone(),
+            since: known(health.since),
+            next_probe_at: known(health.until).filter(|_| health.state == BreakerState::Open),
+            failing_since: health.failing_since.map(|at| at.to_string()),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod auth;
 pub mod body;
 pub mod config_body;
 pub mod config_edit;
+mod config_pace;
 pub mod configs;
 pub mod error;
 pub mod log_query;

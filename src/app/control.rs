@@ -10,16 +10,18 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
-use super::{AppError, build};
+use super::{AppError, build, health};
 use crate::admin::ops::Readiness;
 use crate::admin::{self, state::AdminState};
 use crate::attempt::Egress;
 use crate::domain::clock::Clock;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::ConfigId;
+use crate::domain::rate_limit::RateLimit;
+use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
-use crate::intake::ReadTurn;
-use crate::lanes::Permits;
+use crate::intake::{MemoryPressure, ReadTurn};
+use crate::lanes::{Breakers, Permits};
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
@@ -32,8 +34,8 @@ use crate::worker::{Drained, Shared, duties_of, spawn};
 /// Readiness is looked at this often.
 const READINESS_EVERY: Duration = Duration::from_millis(250);
 
-/// Redis counts as away when the follower, which asks every second, had no answer for this long.
-const REDIS_AWAY_AFTER: Duration = Duration::from_millis(2_500);
+/// Redis counts as away when the follower, which asks every second and a half, had no answer for this long.
+const REDIS_AWAY_AFTER: Duration = Duration::from_millis(2_750);
 
 /// A running replica.
 pub(super) struct Control {
@@ -68,6 +70,8 @@ impl Control {
         // The sender lives in the directory, which this function holds.
         let _ = configs.wait_for(|set| set.complete).await;
         follow_configs(&shared, configs, control_stopped.clone());
+        health::follow(&shared, &directory, control_stopped.clone());
+        health::keep(&shared, &directory, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -116,15 +120,20 @@ impl Control {
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
-    let start: [u8; 8] = rand::random();
+    let random: [u8; 8] = rand::random();
+    let policy = settings.health.policy(settings.delivery.request_timeout);
+    let roles = settings.process.roles;
+    let mark = if roles.intake || roles.retry { String::new() } else { BYSTANDER.to_string() };
+    let start = random.iter().fold(mark, |name, byte| format!("{name}{byte:02x}"));
     Ok(Shared {
-        start: start.iter().map(|byte| format!("{byte:02x}")).collect(),
         redis,
         settings: Arc::clone(settings),
         clock: Arc::new(Clock::default()),
         snapshot: Arc::new(ArcSwap::default()),
-        permits: Permits::new(&settings.limits),
+        permits: Permits::new(&settings.limits, Breakers::new(&policy), &start),
+        start,
         turns: shards.iter().map(|_| Arc::new(ReadTurn::default())).collect(),
+        pressure: Arc::new(MemoryPressure::default()),
         due_soon: shards.iter().map(|_| Notify::new()).collect(),
         visits: Arc::new(Visits::default()),
         egress: Arc::new(egress),
@@ -155,6 +164,7 @@ fn follow_configs(
             let snapshot = Snapshot::build(set.by_id.values(), &shared.snapshot.load());
             shared.snapshot.store(Arc::new(snapshot));
             for config in changed_between(&known, &set) {
+                shared.permits.set_rate(config, rate_limit(&set, config));
                 shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));
             }
             shared.due_soon.iter().for_each(Notify::notify_one);
@@ -168,6 +178,13 @@ fn changed_between(before: &ConfigSet, after: &ConfigSet) -> HashSet<ConfigId> {
         before.by_id.get(id).is_some_and(|known| Arc::ptr_eq(known, stored))
     };
     after.by_id.iter().filter(|(id, stored)| !same(id, stored)).map(|(id, _)| *id).collect()
+}
+
+fn rate_limit(configs: &ConfigSet, config: ConfigId) -> Option<RateLimit> {
+    match &**configs.by_id.get(&config)? {
+        StoredConfig::Config(config) => config.rate_limit,
+        StoredConfig::Tombstone(_) => None,
+    }
 }
 
 /// Keeps the latches of readiness: Redis answers, the configs are known, every worker holds its leases.

@@ -69,6 +69,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(stream(shard, facts.redis_now));
         findings.extend(ahead_of_time(shard, facts.redis_now));
         findings.extend(rejected(shard));
+        findings.extend(unreadable(shard));
     }
     findings
 }
@@ -272,6 +273,23 @@ fn rejected(shard: &ShardFacts) -> Option<Finding> {
         let what = format!("{events}: {rejected} entries could not be understood");
         warn("rejected", what, format!("XREVRANGE {key}rejected + - COUNT 10 shows the latest with reasons"))
     })
+}
+
+/// Deliveries that the scheduler moved out of the way.
+fn unreadable(shard: &ShardFacts) -> Option<Finding> {
+    let (config, _) = shard.unreadable.first()?;
+    let ShardFacts { events, unreadable, .. } = shard;
+    let key = events.strip_suffix("events").unwrap_or(events);
+    let count: u64 = unreadable.iter().map(|(_, count)| count).sum();
+    let what = format!(
+        "{events}: {count} queued deliveries of {} configs have a record or a body that cannot be read",
+        unreadable.len()
+    );
+    let change = format!(
+        "ZREVRANGE {key}queue:{config} 0 9 names the first; GET {key}delivery:<id> is the record; \
+         a newer release may have written it"
+    );
+    Some(warn("unreadable", what, change))
 }
 
 fn shown(ms: u64) -> String {

@@ -36,6 +36,7 @@ fn good() -> Facts {
             last_generated: Some(StreamId { ms: NOW, seq: 0 }),
             group: Some(GroupFacts { pending: 3, lag: Some(0), consumers: 4 }),
             rejected: 0,
+            unreadable: Vec::new(),
         }],
     }
 }
@@ -94,6 +95,9 @@ fn clocks_streams_and_the_keyspace_are_judged() {
     assert_eq!(after("clock", |facts| facts.local_now = UnixMillis(NOW + 5_000)).0, Level::Warn);
     assert_eq!(after("keyspace", |facts| facts.keyspace_version = Some("2".into())).0, Level::Error);
     assert_eq!(after("keyspace", |facts| facts.keyspace_version = None).0, Level::Ok);
+    let config = "5f0c1e9b2a7d4c3e00000001".to_owned();
+    let (level, change) = after("unreadable", |facts| facts.shards[0].unreadable = vec![(config.clone(), 2)]);
+    assert!(level == Level::Warn && change.contains(&format!("{{0}}:queue:{config}")), "{change}");
     let stream = |change: fn(&mut ShardFacts)| after("stream", |facts| change(&mut facts.shards[0]));
     assert_eq!(stream(|shard| shard.group = None).0, Level::Warn);
     let (level, change) = stream(|shard| shard.oldest = Some(StreamId { ms: NOW - 120_000, seq: 0 }));

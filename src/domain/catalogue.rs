@@ -26,9 +26,16 @@ pub enum Category {
     Social,
     /// Topics of a Shopify store, passed through.
     Shopify,
+    /// What Postrider itself has to say about webhooks.
+    Webhook,
 }
 
-/// An event type that the platform documents.
+/// A config was disabled by Postrider.
+pub const CONFIG_DISABLED: &str = "webhook.config.disabled";
+/// A config will be disabled unless it gets better.
+pub const CONFIG_FAILING: &str = "webhook.config.failing";
+
+/// An event type that the platform, or Postrider itself, documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
     /// The type, as producers and subscriptions write it.
@@ -217,6 +224,18 @@ pub static ALL: &[KnownEvent] = &[
         "a store's topic was passed through as it came",
         r#"{"user":{"id":"6650aa17bd00000000000002","externalUserId":"crm-1047"},"shopify":{"id":820982911946154508,"currency":"EUR","total_price":"24.90","line_items":[{"sku":"WALK-1","quantity":2}]}}"#,
     ),
+    event(
+        CONFIG_DISABLED,
+        Category::Webhook,
+        "Postrider disabled a config: its receiver answered 410, or nothing but failures came for days",
+        r#"{"config":{"id":"9b1d04c57ea2f3180000002f","host":"receiver.example"},"organisationId":"org_1","reason":"failing","disabledAt":"2026-06-17T07:31:05.000Z","failingSince":"2026-06-12T07:31:05.000Z","attempts":1440}"#,
+    ),
+    event(
+        CONFIG_FAILING,
+        Category::Webhook,
+        "nothing but failures came from a config for half, or nine tenths, of the time that disables it",
+        r#"{"config":{"id":"9b1d04c57ea2f3180000002f","host":"receiver.example"},"organisationId":"org_1","reason":"HTTP 503","failingSince":"2026-06-12T07:31:05.000Z","attempts":720,"disableAt":"2026-06-17T07:31:05.000Z"}"#,
+    ),
 ];
 
 /// Hyphenated names of the platform's older vocabulary, and the dotted name of the same occurrence.
@@ -266,6 +285,7 @@ impl Category {
             Self::Commerce => "commerce",
             Self::Social => "social",
             Self::Shopify => "shopify",
+            Self::Webhook => "webhook",
         }
     }
 }

@@ -12,10 +12,15 @@ use url::Url;
 
 use super::clock::UnixMillis;
 use super::ids::{ConfigId, OrganisationId};
-use super::retry_policy::MAX_RETRIES_LIMIT;
+use super::rate_limit::RateLimit;
+use super::retry_on::RetryOn;
+use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
 use super::signature::{Secret, SigningKey};
 
+mod disabled;
 mod stored;
+
+pub use disabled::{Disabled, DisabledReason};
 
 /// Longest URL, in bytes.
 pub const URL_MAX_BYTES: usize = 2048;
@@ -50,6 +55,15 @@ pub struct Config {
     pub active: bool,
     /// Automatic retries after the first attempt, 0 to 10.
     pub max_retries: u32,
+    /// How long between them.
+    #[serde(default, skip_serializing_if = "RetryPolicy::is_default")]
+    pub retry_policy: RetryPolicy,
+    /// Statuses that are retried besides 5xx.
+    #[serde(default, skip_serializing_if = "RetryOn::is_empty")]
+    pub retry_on: RetryOn,
+    /// Requests a second over all replicas; unlimited unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// Custom headers, sent verbatim.
     pub headers: CustomHeaders,
     /// When it was made.
@@ -59,23 +73,6 @@ pub struct Config {
     /// Why Postrider set `active` to false, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<Disabled>,
-}
-
-/// Why and when Postrider disabled a config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disabled {
-    /// The reason.
-    pub reason: DisabledReason,
-    /// When.
-    pub at: UnixMillis,
-}
-
-/// Why Postrider disabled a config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum DisabledReason {
-    /// The receiver answered 410.
-    Gone,
 }
 
 /// What is left of a deleted config, so that its queued deliveries end as `failed` instead of waiting forever.
@@ -396,6 +393,9 @@ mod tests {
             secret: Secret::new("whsec_x").unwrap(),
             active: true,
             max_retries: 3,
+            retry_policy: RetryPolicy::default(),
+            retry_on: RetryOn::NONE,
+            rate_limit: None,
             headers: CustomHeaders::new([("X-Key".to_owned(), "v".to_owned())].into()).unwrap(),
             created_at: UnixMillis(1),
             updated_at: UnixMillis(2),
@@ -409,6 +409,21 @@ mod tests {
         let json = serde_json::to_string(&stored).unwrap();
         assert_eq!(serde_json::from_str::<StoredConfig>(&json).unwrap(), stored);
         assert!(json.starts_with(r#"{"kind":"config","id":"0101"#), "{json}");
+    }
+
+    #[test]
+    fn a_config_that_was_stored_before_a_field_existed_has_its_default() {
+        let plain = serde_json::to_value(StoredConfig::Config(config("https://a.example/"))).unwrap();
+        for name in ["retryPolicy", "retryOn", "rateLimit"] {
+            assert_eq!(plain.get(name), None, "{name}: nothing is written for a default");
+        }
+        let mut chosen = config("https://a.example/");
+        chosen.retry_policy = RetryPolicy::Fixed { delay_seconds: 9 };
+        chosen.retry_on = RetryOn::new([429]).unwrap();
+        chosen.rate_limit = RateLimit::new(5, Some(2));
+        let chosen = StoredConfig::Config(chosen);
+        let json = serde_json::to_string(&chosen).unwrap();
+        assert_eq!(serde_json::from_str::<StoredConfig>(&json).unwrap(), chosen, "{json}");
     }
 
     #[test]

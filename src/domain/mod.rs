@@ -1,9 +1,10 @@
 //! The words of the design as types: pure values, no I/O, no clock of their own.
 //!
 //! Owns: ids, the event, the webhook config, the delivery and its record, the outcome, the log row and its
-//! page, the signature, the retry policy, the catalogue of event types, tokens and roles.
+//! page, the signature, the retry policy, the breaker, the catalogue of event types, tokens and roles.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
+pub mod breaker;
 pub mod catalogue;
 pub mod clock;
 pub mod codec;
@@ -16,7 +17,10 @@ pub mod log_merge;
 pub mod log_view;
 pub mod outcome;
 pub mod owned_config;
+pub mod rate_limit;
+pub mod retry_on;
 pub mod retry_policy;
+pub mod shares;
 pub mod signature;
 pub mod snapshot;
 pub mod token;

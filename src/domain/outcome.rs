@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::retry_on::RetryOn;
+
 /// How many bytes of an answer's body are kept.
 pub const EXCERPT_MAX_BYTES: usize = 1024;
+
+/// The status whose `Retry-After` is honoured without a config's wish.
+const SERVICE_UNAVAILABLE: u16 = 503;
 
 /// The classified result of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +174,23 @@ impl AttemptResult {
             Err(Fault { kind: FaultKind::Blocked, .. }) => Outcome::Refused,
             Err(_) => Outcome::Retryable,
         }
+    }
+
+    /// The outcome of this attempt for a config that wants `retry_on` to be retried.
+    #[must_use]
+    pub fn outcome_with(&self, retry_on: RetryOn) -> Outcome {
+        match self.status() {
+            Some(status) if retry_on.contains(status) => Outcome::Retryable,
+            _ => self.outcome(),
+        }
+    }
+
+    /// For how long the receiver asks to be left alone: `Retry-After` of a 503, and of what is in `retry_on`.
+    #[must_use]
+    pub fn asked_to_wait(&self, retry_on: RetryOn) -> Option<Duration> {
+        let answer = self.reply.as_ref().ok()?;
+        let honoured = answer.status == SERVICE_UNAVAILABLE || retry_on.contains(answer.status);
+        answer.retry_after.filter(|_| honoured)
     }
 
     /// The answer's status, if there was an answer.

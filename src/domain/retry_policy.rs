@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest delay between two attempts.
 pub const DELAY_MAX: Duration = Duration::from_secs(86_400);
 
@@ -16,6 +18,51 @@ pub enum Schedule {
     /// The n-th retry waits the n-th value; the last one repeats. Never empty.
     Fixed(Vec<Duration>),
 }
+
+/// When a config's deliveries are tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum RetryPolicy {
+    /// As the installation's schedule says: the curve, unless `--retry-schedule` replaces it.
+    #[default]
+    Exponential,
+    /// Always after the same delay, whatever the installation's schedule is.
+    Fixed {
+        /// Seconds, 1 to 86,400.
+        delay_seconds: u32,
+    },
+}
+
+// === impl RetryPolicy ===
+
+impl RetryPolicy {
+    /// A fixed delay; `None` when it is not 1 s to 24 h.
+    #[must_use]
+    pub fn fixed(delay_seconds: u64) -> Option<Self> {
+        let delay_seconds = u32::try_from(delay_seconds).ok()?;
+        (1..=86_400).contains(&delay_seconds).then_some(Self::Fixed { delay_seconds })
+    }
+
+    /// Whether nothing was chosen.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        matches!(self, Self::Exponential)
+    }
+
+    /// The delay before retry number `retry`; see [`Schedule::delay`]. What the config chose itself wins over
+    /// `schedule`, the installation's.
+    #[must_use]
+    pub fn delay(self, schedule: &Schedule, retry: u32, at_least: Option<Duration>, random: f64) -> Duration {
+        match self {
+            Self::Exponential => schedule.delay(retry, at_least, random),
+            Self::Fixed { delay_seconds } => {
+                delayed(Duration::from_secs(delay_seconds.into()), at_least, random)
+            }
+        }
+    }
+}
+
+// === impl Schedule ===
 
 impl Schedule {
     /// A list of delays, as `--retry-schedule` gives it. `None` when it is empty or a value is above 24 h.
@@ -48,10 +95,14 @@ impl Schedule {
     /// `random` lies in 0..1.
     #[must_use]
     pub fn delay(&self, retry: u32, at_least: Option<Duration>, random: f64) -> Duration {
-        let asked = at_least.map_or(Duration::ZERO, |d| d.clamp(Duration::from_secs(1), DELAY_MAX));
-        let floor = self.base_delay(retry).max(asked);
-        floor + floor.mul_f64(0.1 * random.clamp(0.0, 1.0))
+        delayed(self.base_delay(retry), at_least, random)
     }
+}
+
+fn delayed(base: Duration, at_least: Option<Duration>, random: f64) -> Duration {
+    let asked = at_least.map_or(Duration::ZERO, |d| d.clamp(Duration::from_secs(1), DELAY_MAX));
+    let floor = base.max(asked);
+    floor + floor.mul_f64(0.1 * random.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -71,6 +122,19 @@ mod tests {
         let seconds = |n| schedule.base_delay(n).as_secs();
         assert_eq!([1, 2, 3, 10].map(seconds), [1, 5, 5, 5]);
         assert_eq!(Schedule::fixed(vec![]), None);
+    }
+
+    #[test]
+    fn a_configs_own_delay_wins_over_the_installations_schedule() {
+        let schedule = Schedule::fixed(vec![Duration::from_secs(1)]).unwrap();
+        let seconds = |policy: RetryPolicy, asked| policy.delay(&schedule, 2, asked, 0.0).as_secs();
+        let fixed = RetryPolicy::fixed(7).unwrap();
+        assert_eq!((seconds(RetryPolicy::Exponential, None), seconds(fixed, None)), (1, 7));
+        assert_eq!(seconds(fixed, Some(Duration::from_secs(60))), 60);
+        assert_eq!([0, 86_401, u64::MAX].map(RetryPolicy::fixed), [None; 3]);
+        let json = serde_json::to_string(&fixed).unwrap();
+        assert_eq!(json, r#"{"mode":"fixed","delaySeconds":7}"#);
+        assert_eq!(serde_json::from_str::<RetryPolicy>(&json).unwrap(), fixed);
     }
 
     proptest! {

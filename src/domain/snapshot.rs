@@ -76,6 +76,16 @@ impl Snapshot {
         self.by_organisation.get(organisation).map_or(&[], Vec::as_slice)
     }
 
+    /// The ids after `after` in their order, at most `max`: of configs, and of deleted ones that are still known.
+    #[must_use]
+    pub fn ids_after(&self, after: Option<ConfigId>, max: usize) -> Vec<ConfigId> {
+        let mut ids: Vec<ConfigId> =
+            self.by_id.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        ids.sort_unstable();
+        ids.truncate(max);
+        ids
+    }
+
     /// What to do with a delivery of `config` now.
     #[must_use]
     pub fn lookup(&self, config: ConfigId) -> Lookup {

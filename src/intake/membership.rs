@@ -28,6 +28,7 @@ pub struct Membership {
     valid_until: Cell<Instant>,
     lease: Duration,
     confirmed: Notify,
+    lost: Notify,
 }
 
 // === impl Membership ===
@@ -44,6 +45,7 @@ impl Membership {
             valid_until: Cell::new(Instant::now()),
             lease,
             confirmed: Notify::new(),
+            lost: Notify::new(),
         })
     }
 
@@ -75,6 +77,11 @@ impl Membership {
         }
     }
 
+    /// Waits until the lease is lost.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
     /// Takes or renews the lease. False when it was lost: the next call takes one under a new name.
     ///
     /// # Errors
@@ -98,6 +105,7 @@ impl Membership {
                 self.end.set(None);
                 *self.consumer.borrow_mut() = None;
                 self.lapses.set(self.lapses.get() + 1);
+                self.lost.notify_waiters();
                 Ok(false)
             }
         }

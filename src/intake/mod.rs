@@ -6,10 +6,13 @@
 //! back, a minute passing.
 
 mod membership;
+mod pressure;
 mod reader;
 mod recovery;
 mod turn;
 
 pub use membership::Membership;
+pub use pressure::MemoryPressure;
+pub(crate) use reader::BLOCK;
 pub use reader::{Intake, IntakeParts};
 pub use turn::ReadTurn;

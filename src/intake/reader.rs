@@ -1,6 +1,7 @@
 //! The reading loop, and what becomes of an entry.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::membership::Membership;
+use super::pressure::{MemoryPressure, READ_COUNT};
 use super::turn::{ReadTurn, Turn};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
@@ -25,14 +27,20 @@ use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
 
-/// How long one read waits for entries; a stopping worker waits for it to end, so that no reply is lost.
-pub(crate) const BLOCK: Duration = Duration::from_millis(1_000);
+/// How long one read waits for entries. What must not wait as long ends the read by [`Link::unblock`].
+pub(crate) const BLOCK: Duration = Duration::from_secs(5);
+
+/// A read that is to end is asked again after this: it may have begun to wait only then.
+const UNBLOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Two reads that find little are at least this far apart: entries that come meanwhile share the next one.
 const GAP: Duration = Duration::from_millis(1);
 
 /// Entries up to which a read found little.
 const LITTLE: usize = 16;
+
+/// While Redis is nearly full, the floor is looked at this often before the next read.
+const FLOOR_LOOK: Duration = Duration::from_millis(50);
 
 /// Own pending entries that the worker does not hold are looked for this often.
 const RECOVER_EVERY: Duration = Duration::from_secs(60);
@@ -56,6 +64,8 @@ pub struct IntakeParts {
     pub membership: Rc<Membership>,
     /// Whose turn it is to block.
     pub turn: Arc<ReadTurn>,
+    /// Whether Redis is nearly full.
+    pub pressure: Arc<MemoryPressure>,
     /// The configs of the moment.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Takes deliveries.
@@ -79,6 +89,9 @@ pub struct Intake {
     recover_at: Cell<Instant>,
     brought: Cell<bool>,
     recover_soon: Notify,
+    /// The last entry that was read, until it is seen behind the floor; looked at while Redis is nearly full.
+    last_read: Cell<Option<StreamId>>,
+    turn: RefCell<Option<Turn>>,
 }
 
 // === impl Intake ===
@@ -93,6 +106,8 @@ impl Intake {
             recover_at: Cell::new(Instant::now()),
             brought: Cell::new(true),
             recover_soon: Notify::new(),
+            last_read: Cell::new(None),
+            turn: RefCell::default(),
         })
     }
 
@@ -105,16 +120,15 @@ impl Intake {
     /// Reads until `stop`; no error ends it.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
-        let mut turn = None;
         while !*stop.borrow() {
             let consumer = tokio::select! {
                 consumer = self.parts.membership.confirmed() => consumer,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match self.step(&consumer, &mut turn, &mut stop).await {
+            match self.step(&consumer, &mut stop).await {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(error) => {
-                    drop(turn.take());
+                    self.free_turn();
                     self.after_error(&error).await;
                     let jitter = pause.mul_f64(rand::random::<f64>() * 0.5);
                     tokio::time::sleep(pause + jitter).await;
@@ -122,31 +136,31 @@ impl Intake {
                 }
             }
         }
+        self.free_turn();
     }
 
     /// One round: recovery where it is due, then a read of as much as the credit allows.
-    async fn step(
-        &self,
-        consumer: &Rc<Consumer>,
-        turn: &mut Option<Turn>,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<()> {
+    async fn step(&self, consumer: &Rc<Consumer>, stop: &mut watch::Receiver<bool>) -> Result<()> {
         if Instant::now() >= self.recover_at.get() {
             self.recover_at.set(Instant::now() + RECOVER_EVERY);
             self.recover(consumer).await?;
         }
-        if self.parts.credit.left() == 0 {
-            // Whoever has credit may block meanwhile.
-            drop(turn.take());
+        if self.parts.pressure.is_high()
+            && let Some(last) = self.last_read.get()
+        {
+            if !self.is_behind_floor(last).await? {
+                self.free_turn();
+                let _ = tokio::time::timeout(FLOOR_LOOK, stop.wait_for(|stop| *stop)).await;
+                return Ok(());
+            }
+            self.last_read.set(None);
         }
         tokio::select! {
-            () = self.parts.credit.available() => {}
+            () = self.credit_available() => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
-        if turn.is_none() {
-            *turn = self.parts.turn.take();
-        }
-        if turn.is_none() && !self.brought.get() {
+        let own_turn = self.take_turn();
+        if !own_turn && !self.brought.get() {
             tokio::select! {
                 more = self.parts.turn.stand_by() => self.brought.set(more),
                 () = self.recover_soon.notified() => {}
@@ -154,18 +168,49 @@ impl Intake {
             }
             return Ok(());
         }
-        self.read(consumer, turn.is_some()).await
+        self.read(consumer, own_turn, stop).await
+    }
+
+    /// Whether the turn is this worker's, after taking it where nobody holds it.
+    fn take_turn(&self) -> bool {
+        let mut turn = self.turn.borrow_mut();
+        if turn.is_none() {
+            *turn = self.parts.turn.take();
+        }
+        turn.is_some()
+    }
+
+    fn free_turn(&self) {
+        drop(self.turn.take());
+    }
+
+    /// Waits for credit; the turn is another worker's meanwhile, also in the middle of a batch.
+    pub(super) async fn credit_available(&self) {
+        if self.parts.credit.left() == 0 {
+            self.free_turn();
+        }
+        self.parts.credit.available().await;
     }
 
     /// Reads once, and takes what was found. The worker whose turn it is blocks; another one, which was brought
     /// because there was more, reads until there is nothing.
-    async fn read(&self, consumer: &Rc<Consumer>, own_turn: bool) -> Result<()> {
+    async fn read(
+        &self,
+        consumer: &Rc<Consumer>,
+        own_turn: bool,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
         let began = Instant::now();
-        let count = self.parts.settings.limits.read_count_max.min(self.parts.credit.left()).max(1);
-        let (link, block) =
-            if own_turn { (&self.parts.blocking, Some(BLOCK)) } else { (&*self.parts.link, None) };
-        let entries = events::read(link, &self.parts.keys, &consumer.name, count, block).await?;
+        let most = self.parts.settings.limits.read_count_max;
+        let most = if self.parts.pressure.is_high() { most.min(READ_COUNT) } else { most };
+        let count = most.min(self.parts.credit.left()).max(1);
+        let entries = if own_turn {
+            self.read_blocking(consumer, count, stop).await?
+        } else {
+            events::read(&self.parts.link, &self.parts.keys, &consumer.name, count, None).await?
+        };
         let found = entries.len();
+        self.last_read.set(entries.last().map(|entry| entry.id).or(self.last_read.get()));
         if found >= usize::try_from(count).unwrap_or(usize::MAX) {
             self.parts.turn.bring_another();
         }
@@ -179,6 +224,37 @@ impl Intake {
             tokio::time::sleep_until(began + GAP).await;
         }
         Ok(())
+    }
+
+    /// Waits for entries. The reply is always read, also by a worker that stops meanwhile, that has entries to
+    /// recover or that lost its lease: those end the wait, for a reply that is dropped leaves its entries pending.
+    async fn read_blocking(
+        &self,
+        consumer: &Consumer,
+        count: u32,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<StreamEntry>> {
+        let parts = &self.parts;
+        let mut read = pin!(events::read(&parts.blocking, &parts.keys, &consumer.name, count, Some(BLOCK)));
+        tokio::select! {
+            entries = &mut read => return entries,
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.recover_soon.notified() => {}
+            () = parts.membership.lost() => {}
+        }
+        loop {
+            tokio::select! {
+                entries = &mut read => return entries,
+                ended = parts.link.unblock(&parts.blocking) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "the read ends by itself");
+                    }
+                }
+            }
+            if let Ok(entries) = tokio::time::timeout(UNBLOCK_AGAIN, &mut read).await {
+                return entries;
+            }
+        }
     }
 
     /// A lost reply may have assigned entries to this consumer: they are looked for before the next read.
@@ -240,7 +316,7 @@ impl Intake {
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
         let body = event.body();
         for target in targets {
-            self.parts.credit.available().await;
+            self.credit_available().await;
             let credit = self.parts.credit.take(body.len());
             self.parts.lanes.admit(Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit));
         }

@@ -102,7 +102,7 @@ impl Intake {
                 parts.settler.known(&ticket);
                 continue;
             }
-            parts.credit.available().await;
+            self.credit_available().await;
             let credit = parts.credit.take(body.len());
             let job = Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit);
             if active {

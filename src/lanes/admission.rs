@@ -10,12 +10,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::breaker::Breaker;
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::snapshot::Snapshot;
+use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -96,8 +97,8 @@ impl Lanes {
     pub fn admit(self: &Rc<Self>, job: Rc<Job>) {
         let lane = self.lane(job.delivery.config);
         let number = self.note(&job);
-        let may_start = self.is_sending() && lane.queue.borrow().is_empty();
-        match may_start.then(|| self.parts.permits.take(&lane.permits)).flatten() {
+        let may_start = self.may_start() && lane.queue.borrow().is_empty() && !lane.yields_token();
+        match may_start.then(|| self.take(&lane)).flatten() {
             Some(permit) => self.start(&lane, number, job, permit),
             None if self.may_queue(&lane) => {
                 lane.queue.borrow_mut().push_back(job);
@@ -112,9 +113,22 @@ impl Lanes {
         self.parts.settler.park(job, Duration::ZERO, HELD_LOOK);
     }
 
-    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it.
+    /// Starts a delivery that was claimed from its queue, under a permit that was reserved for it; parks it again
+    /// where the gate has shut meanwhile.
     pub fn start_claimed(self: &Rc<Self>, job: Rc<Job>, permit: Permit) {
         let lane = self.lane(job.delivery.config);
+        if let Some(shut) = lane.permits.gate.shut_for(std::time::Instant::now()) {
+            self.parts.settler.park(&job, Duration::ZERO, shut);
+            return;
+        }
+        let number = self.note(&job);
+        self.start(&lane, number, job, permit);
+    }
+
+    /// Starts a delivery that was claimed as the probe of its config's breaker, which stays shut meanwhile.
+    pub fn start_probe(self: &Rc<Self>, job: Rc<Job>, permit: Permit, holder: &str) {
+        let lane = self.lane(job.delivery.config);
+        lane.permits.gate.breaker.begin_probe(holder.to_owned(), job.delivery.id);
         let number = self.note(&job);
         self.start(&lane, number, job, permit);
     }
@@ -124,29 +138,57 @@ impl Lanes {
     #[must_use]
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
-        let left = if self.is_sending() { self.parts.credit.left() } else { 0 };
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        let left = if self.is_sending() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
         permits.truncate(max);
+        if lane.permits.gate.shut_for(std::time::Instant::now()).is_some() {
+            permits.clear();
+        }
         while permits.len() < max
-            && let Some(permit) = self.parts.permits.take(&lane.permits)
+            && let Some(permit) = self.take(&lane)
         {
             permits.push(permit);
         }
         permits
     }
 
-    /// How long `config`'s gate stays shut; `None` while it is open.
+    /// When `config`'s gate opens, or its next token comes; `None` while neither is waited for.
     #[must_use]
-    pub fn shut_for(&self, config: ConfigId) -> Option<Duration> {
-        self.lane(config).permits.gate.shut_for(std::time::Instant::now())
+    pub fn next_look(&self, config: ConfigId) -> Option<Duration> {
+        self.lane(config).permits.gate.next_look(std::time::Instant::now())
     }
 
-    /// Says whether more deliveries of `config` are due in Redis than were claimed.
-    pub fn set_backlog(self: &Rc<Self>, config: ConfigId, more: bool) {
+    /// Whether other replicas hold a limit of `config` that is too small to divide.
+    #[must_use]
+    pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
+        self.lane(config).permits.is_held_elsewhere()
+    }
+
+    /// Whether `config`'s breaker lets a probe through now, if Redis does.
+    #[must_use]
+    pub fn probe_is_due(&self, config: ConfigId) -> bool {
+        self.is_sending() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
+    }
+
+    /// The permit of a probe, through the shut gate.
+    #[must_use]
+    pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
+        self.parts.permits.take_probe(&self.lane(config).permits)
+    }
+
+    /// `config`'s breaker.
+    #[must_use]
+    pub fn breaker(&self, config: ConfigId) -> Arc<Breaker> {
+        Arc::clone(&self.lane(config).permits.gate.breaker)
+    }
+
+    /// Says whether more deliveries of `config` are due in the queue of `shard` than were claimed.
+    pub fn set_backlog(self: &Rc<Self>, shard: ShardNumber, config: ConfigId, more: bool) {
         let lane = self.lane(config);
-        lane.backlog.set(more);
+        lane.permits.set_backlog(shard, more);
         if !more {
             drop(lane.take_backlog_permits());
             self.pump(&lane);
@@ -184,7 +226,7 @@ impl Lanes {
     }
 
     /// Whether the worker's leases hold now.
-    pub(super) fn is_sending(&self) -> bool {
+    pub fn is_sending(&self) -> bool {
         self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
@@ -243,6 +285,12 @@ impl Lanes {
         }
     }
 
+    /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
+    /// is claimed comes a batch at a time, and no faster than Redis answers.
+    pub(super) fn may_start(&self) -> bool {
+        self.is_sending() && !self.parts.settler.is_behind()
+    }
+
     fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
@@ -250,7 +298,12 @@ impl Lanes {
 
     fn lane(&self, config: ConfigId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, self.parts.permits.lane(config)));
+        let rate = || match self.parts.snapshot.load().lookup(config) {
+            Lookup::Active(target) => target.config.rate_limit,
+            _ => None,
+        };
+        let permits = &self.parts.permits;
+        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, permits.lane(config, rate)));
         lane.last_used.set(Instant::now());
         Rc::clone(lane)
     }
@@ -273,29 +326,49 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
+        // What an endpoint that hangs would keep in memory is taken from those that answer.
+        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.permits.has_backlog(None)) {
+            return false;
+        }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
         let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
-        open && short && lane.queue.borrow().len() < share.max(1)
+        open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
     }
 
     fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+        let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
-        lane.backlog.set(self.parts.settings.process.roles.retry);
-        let look = lane.permits.gate.shut_for(std::time::Instant::now()).unwrap_or(FULL_LOOK);
+        if self.parts.settings.process.roles.retry && !elsewhere {
+            lane.permits.note_parked();
+        }
+        let next_look = lane.permits.gate.next_look(std::time::Instant::now());
+        // Those who hold the limit may take it at once.
+        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
         self.parts.settler.park(job, Duration::ZERO, look);
         self.close(number);
     }
 
+    /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
+    pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
+        let hangs = lane.hangs(&self.parts.permits);
+        let room = !hangs || self.parts.credit.hanging_bytes() < self.parts.credit.bytes_max() / 2;
+        room.then(|| self.parts.permits.take(&lane.permits)).flatten()
+    }
+
     fn hand_over(&self, number: u64, job: &Rc<Job>) {
+        let lane = self.lane(job.delivery.config);
+        if job.started.get() && !job.settling.get() {
+            job.credit.set_hanging(true);
+            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
+            lane.hangs(&self.parts.permits);
+        }
         if !job.is_undecided() {
             return;
         }
-        let lane = self.lane(job.delivery.config);
         if job.started.get() {
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
             self.parts.settler.hand_off(job);
             self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
         } else {
@@ -311,22 +384,36 @@ impl Lanes {
             if at.elapsed() < HAND_OFF_AFTER {
                 return true;
             }
-            match job.upgrade().filter(|job| job.is_undecided()) {
-                Some(job) => {
-                    *at = Instant::now();
-                    self.parts.settler.hand_off(&job);
-                    true
-                }
-                None => false,
+            let Some(job) = job.upgrade() else { return false };
+            if job.is_undecided() {
+                *at = Instant::now();
+                self.parts.settler.hand_off(&job);
             }
+            // One that is still being handed off may yet be refused.
+            job.is_handing_off()
         });
     }
 
-    fn pump_waiting(self: &Rc<Self>) {
+    /// Starts what waits in memory, where permits are free.
+    pub fn pump_waiting(self: &Rc<Self>) {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            self.pump(&lane);
+            if lane.hangs(&self.parts.permits) {
+                self.park_queue(&lane);
+            } else {
+                self.pump(&lane);
+            }
+        }
+    }
+
+    /// Parks what waits for an endpoint that hangs.
+    fn park_queue(&self, lane: &Lane) {
+        self.waiting.borrow_mut().remove(&lane.config);
+        for job in lane.queue.take() {
+            if !job.settling.get() {
+                self.park(lane, job.number.get(), &job);
+            }
         }
     }
 }

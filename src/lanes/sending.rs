@@ -8,16 +8,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::admission::{FULL_LOOK, HELD_LOOK, Lanes};
-use super::lane::Lane;
+use super::lane::{InFlight, Lane};
 use super::permits::Permit;
 use crate::attempt::Outgoing;
 use crate::domain::delivery::FailReason;
-use crate::domain::outcome::{AttemptResult, Outcome};
+use crate::domain::outcome::AttemptResult;
+use crate::domain::outcome::Outcome;
+use crate::domain::retry_on::RetryOn;
 use crate::domain::snapshot::{Lookup, Target};
-use crate::settle::{Attempted, Job};
-
-/// The status whose `Retry-After` slows the lane.
-const SERVICE_UNAVAILABLE: u16 = 503;
+use crate::settle::{Attempted, Job, RetryRules};
 
 /// After a 410, how long the lane waits for its config to change.
 const GONE_HOLD: Duration = Duration::from_millis(250);
@@ -53,8 +52,8 @@ impl Lanes {
     /// Starts queued deliveries while there are permits.
     pub(super) fn pump(self: &Rc<Self>, lane: &Rc<Lane>) {
         lane.drop_parked();
-        while self.is_sending() && !lane.queue.borrow().is_empty() {
-            let Some(permit) = self.parts.permits.take(&lane.permits) else { break };
+        while self.may_start() && !lane.queue.borrow().is_empty() {
+            let Some(permit) = self.take(lane) else { break };
             let next = lane.queue.borrow_mut().pop_front();
             match next {
                 Some(job) if !job.settling.get() => {
@@ -69,19 +68,31 @@ impl Lanes {
         }
     }
 
-    pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, permit: Permit) {
+    pub(super) fn start(self: &Rc<Self>, lane: &Rc<Lane>, number: u64, job: Rc<Job>, mut permit: Permit) {
         job.started.set(true);
-        lane.in_flight.borrow_mut().insert(number, Instant::now());
+        permit.spend();
+        lane.in_flight.borrow_mut().insert(number, InFlight { since: Instant::now(), permit });
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
-            if let Some(attempted) = lanes.attempt(job).await {
-                lanes.observe(lane, &attempted.result);
+            let breaker = &lane.permits.gate.breaker;
+            let attempted = lanes.attempt(job).await;
+            // What is settled counts against the credit again: a Redis that does not answer stops the intake.
+            job.credit.set_hanging(false);
+            if let Some(attempted) = attempted {
+                let retry_on = attempted.retry.retry_on;
+                breaker.observe(job.delivery.id, attempted.config_version, &attempted.result, retry_on);
+                lanes.observe(lane, &attempted.result, retry_on);
                 lanes.parts.settler.attempted(job, attempted);
+            } else {
+                breaker.not_attempted(job.delivery.id);
             }
             let (lanes, lane, job) = (Rc::clone(lanes), Rc::clone(lane), Rc::clone(job));
+            let ended = lane.in_flight.borrow_mut().remove(&number);
             drop(running);
-            lanes.next_for(&lane, &job, permit);
+            if let Some(ended) = ended {
+                lanes.next_for(&lane, &job, ended.permit);
+            }
         });
     }
 
@@ -123,35 +134,48 @@ impl Lanes {
         Some(Attempted {
             url: Arc::clone(&target.endpoint.url),
             config_version: target.config.version,
-            max_retries: target.config.max_retries,
+            retry: RetryRules {
+                max_retries: target.config.max_retries,
+                policy: target.config.retry_policy,
+                retry_on: target.config.retry_on,
+            },
             at,
             result,
         })
     }
 
-    fn observe(&self, lane: &Lane, result: &AttemptResult) {
-        let outcome = result.outcome();
-        self.parts.permits.observe(&lane.permits, result.took, outcome == Outcome::Delivered);
+    fn observe(&self, lane: &Lane, result: &AttemptResult, retry_on: RetryOn) {
+        let in_doubt = lane.permits.is_in_doubt();
+        self.parts.permits.observe(&lane.permits, result);
+        if in_doubt && !lane.permits.is_in_doubt() {
+            lane.set_in_doubt(false);
+        }
+        if let Some(asked) = result.asked_to_wait(retry_on) {
+            lane.permits.gate.pace.hold(asked);
+        }
         let metrics = &self.parts.metrics;
-        metrics.outcome(outcome).increment(1);
+        metrics.outcome(result.outcome_with(retry_on)).increment(1);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
         match &result.reply {
             Err(fault) => metrics.fault(fault.kind).increment(1),
-            Ok(answer) if answer.status == SERVICE_UNAVAILABLE => {
-                if let Some(asked) = answer.retry_after {
-                    lane.permits.gate.pace.hold(asked);
-                }
-            }
             // The config is being disabled; what is sent meanwhile would only be told the same.
-            Ok(_) if outcome == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
+            Ok(_) if result.outcome() == Outcome::Gone => lane.permits.gate.pace.hold(GONE_HOLD),
             Ok(_) => {}
         }
     }
 
     /// A permit came free: the backlog's turn, or the queue's.
     fn next_for(self: &Rc<Self>, lane: &Rc<Lane>, job: &Job, permit: Permit) {
-        if lane.offer_to_backlog(permit).is_ok() {
-            let shard = job.delivery.id.event().shard();
+        permit.set_in_doubt(lane.permits.is_in_doubt());
+        let renewed = if lane.permits.hangs() {
+            // Asked for anew: how much a lane may hold while it hangs depends on how many others hang.
+            drop(permit);
+            self.take(lane)
+        } else {
+            permit.renew()
+        };
+        let shard = job.delivery.id.event().shard();
+        if renewed.is_some_and(|permit| lane.offer_to_backlog(shard, permit).is_ok()) {
             self.backlog_ready.borrow_mut().insert((shard, lane.config));
             self.backlog_wake.notify_waiters();
         }

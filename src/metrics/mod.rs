@@ -9,6 +9,7 @@ use metrics::{
     histogram,
 };
 
+use crate::domain::breaker::BreakerState;
 use crate::domain::delivery::FailReason;
 use crate::domain::outcome::{FaultKind, Outcome};
 
@@ -59,6 +60,8 @@ pub struct WalkMetrics {
     pub settle_batch: Histogram,
     /// Fates that were not applied because another owner had taken over.
     pub settles_lost: Counter,
+    /// Refusals of fates for reasons of their own.
+    pub settles_refused: Counter,
     /// Rows that log caps evicted.
     pub log_rows_evicted: Counter,
     /// Failed deliveries that their cap evicted.
@@ -67,11 +70,12 @@ pub struct WalkMetrics {
     pub reclaimed: Counter,
     /// Leases that this replica lost.
     pub leases_lost: Counter,
-    /// Configs disabled by a 410.
+    /// Configs disabled, by a 410 or by days of failures.
     pub configs_disabled: Counter,
     outcomes: [Counter; Outcome::ALL.len()],
     faults: [Counter; FaultKind::ALL.len()],
     failed: [Counter; FailReason::ALL.len()],
+    breakers: [Counter; BreakerState::ALL.len()],
 }
 
 /// Gauges read from Redis by upkeep.
@@ -121,6 +125,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("postrider_retries_scheduled_total", "Retries scheduled."),
     ("postrider_deliveries_claimed_total", "Deliveries claimed from queues."),
     ("postrider_settles_lost_total", "Fates not applied because another owner had taken over."),
+    (
+        "postrider_settles_refused_total",
+        "Times that Redis refused a fate for a reason of its own; it is tried again.",
+    ),
     ("postrider_log_rows_evicted_total", "Rows of attempt logs that a cap evicted."),
     (
         "postrider_failed_evicted_total",
@@ -128,7 +136,15 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     ("postrider_reclaimed_total", "Events taken over from dead consumers."),
     ("postrider_leases_lost_total", "Leases that this replica lost."),
-    ("postrider_configs_disabled_total", "Configs disabled because their receiver answered 410."),
+    ("postrider_configs_disabled_total", "Configs disabled by a 410 or by days of nothing but failures."),
+    (
+        "postrider_breaker_transitions_total",
+        "Moves of breakers that this replica made, by the state moved to.",
+    ),
+    (
+        "postrider_operator_events_total",
+        "Events about failing and disabled configs that this replica published.",
+    ),
     ("postrider_redis_errors_total", "Failed operations on Redis, by operation."),
     ("postrider_stream_trimmed_total", "Entries trimmed from the events stream behind the floor."),
     (
@@ -147,7 +163,10 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_due_configs", "Configs with deliveries waiting in their queue, by shard."),
     ("postrider_redis_memory_ratio", "Used memory over maxmemory; 0 where maxmemory is not set."),
     ("postrider_clock_offset_seconds", "Redis's clock minus this machine's."),
+    ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
+    ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
+    ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
 ];
 
 /// Histograms: name and meaning.
@@ -204,6 +223,7 @@ impl WalkMetrics {
             claimed: counter!("postrider_deliveries_claimed_total"),
             settle_batch: histogram!("postrider_settle_batch_size"),
             settles_lost: counter!("postrider_settles_lost_total"),
+            settles_refused: counter!("postrider_settles_refused_total"),
             log_rows_evicted: counter!("postrider_log_rows_evicted_total"),
             failed_evicted: counter!("postrider_failed_evicted_total"),
             reclaimed: counter!("postrider_reclaimed_total"),
@@ -215,6 +235,8 @@ impl WalkMetrics {
                 .map(|kind| counter!("postrider_attempt_faults_total", "kind" => kind.as_str())),
             failed: FailReason::ALL
                 .map(|reason| counter!("postrider_deliveries_failed_total", "reason" => reason.as_str())),
+            breakers: BreakerState::ALL
+                .map(|state| counter!("postrider_breaker_transitions_total", "to" => state.as_str())),
         }
     }
 
@@ -226,6 +248,11 @@ impl WalkMetrics {
     /// The counter of attempts with this fault.
     pub const fn fault(&self, kind: FaultKind) -> &Counter {
         &self.faults[kind as usize]
+    }
+
+    /// The counter of breakers' moves to this state.
+    pub const fn breaker_to(&self, state: BreakerState) -> &Counter {
+        &self.breakers[state as usize]
     }
 
     /// The counter of deliveries that failed for this reason.

@@ -32,10 +32,9 @@ impl Answer {
         text_of(self.operation, value)
     }
 
-    /// The elements that are left, as text.
-    pub(crate) fn texts(self) -> Result<Vec<String>> {
-        let operation = self.operation;
-        self.rest.map(|value| text_of(operation, value)).collect()
+    /// The elements that are left.
+    pub(crate) fn values(self) -> Vec<Value> {
+        self.rest.collect()
     }
 }
 

@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use redis::FromRedisValue;
 use redis::streams::StreamRangeReply;
 
 use super::connection::{During, Link, Redis, RedisError, Result};
 use super::directory::Directory;
 use super::follower;
+use super::health::Ask;
 use super::scripts;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, Disabled, DisabledReason, StoredConfig};
@@ -59,14 +61,14 @@ pub enum ChangeError<E> {
     Redis(#[from] RedisError),
 }
 
-/// What became of a 410's wish to disable its config.
+/// What became of the wish to disable a config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DisableGone {
+pub enum Disabling {
     /// It is disabled now.
     Disabled,
     /// It was disabled before.
     AlreadyDisabled,
-    /// It was changed, or deleted, since the attempt read it: the 410 was another version's.
+    /// It was changed, or deleted, since the attempts read it: what they met was another version's.
     VersionChanged,
 }
 
@@ -225,7 +227,7 @@ fn put_command(
     more: &[Vec<u8>],
 ) -> redis::Cmd {
     scripts::PUT_CONFIGS.call_batch(
-        [&keys.configs(), &keys.meta(), &keys.changes(), &keys.audit()],
+        [&keys.configs(), &keys.meta(), &keys.changes(), &keys.audit(), &keys.health()],
         &[],
         [
             sequence[0].as_bytes(),
@@ -255,7 +257,7 @@ fn parse_put(operation: &'static str, answer: Vec<String>) -> Result<Put> {
     }
 }
 
-// === impl Link ===
+// === disabling ===
 
 impl Link {
     /// Disables the config `id` because its receiver answered 410, only while it is still the `version` that
@@ -263,36 +265,72 @@ impl Link {
     ///
     /// # Errors
     /// When Redis fails, or others change the config each time that it is tried.
-    pub async fn disable_gone(&self, id: ConfigId, version: u64, at: UnixMillis) -> Result<DisableGone> {
-        let operation = "disabling a config after 410";
-        let field = id.to_string();
-        for _ in 0..TRIES {
-            let mut read = redis::cmd("HGET");
-            read.arg(self.keys().configs()).arg(&field);
-            let raw: Option<Vec<u8>> = self.query(operation, &read).await?;
-            let Some(raw) = raw else { return Ok(DisableGone::VersionChanged) };
-            let Ok(StoredConfig::Config(mut config)) = serde_json::from_slice(&raw) else {
-                return Ok(DisableGone::VersionChanged);
-            };
-            if config.disabled.is_some() {
-                return Ok(DisableGone::AlreadyDisabled);
-            }
-            if config.id != id || config.version != version {
-                return Ok(DisableGone::VersionChanged);
-            }
-            config.version += 1;
-            config.active = false;
-            config.updated_at = at;
-            config.disabled = Some(Disabled { reason: DisabledReason::Gone, at });
-            let organisation = config.organisation.clone();
-            let json = to_json(operation, &StoredConfig::Config(config))?;
-            let what = format!("config {id}: disabled, its receiver answered 410");
-            let audit = Audit { who: "postrider", organisation: &organisation, what: &what };
-            let command = put_command(self.keys(), ["", ""], audit, &[field.clone().into_bytes(), raw, json]);
-            if let Put::Written(_) = parse_put(operation, self.query(operation, &command).await?)? {
-                return Ok(DisableGone::Disabled);
-            }
-        }
-        Err(RedisError::answer(operation, format!("config {id} changed at each of {TRIES} tries")))
+    pub async fn disable_gone(&self, id: ConfigId, version: u64, at: UnixMillis) -> Result<Disabling> {
+        let disabled = Disabled { reason: DisabledReason::Gone, at, since: None, attempts: None };
+        disable(self, id, version, disabled, "its receiver answered 410").await
     }
+}
+
+impl Redis {
+    /// Disables the config `id` because nothing but failures came from it since `since`, over `attempts`; only
+    /// while it is still this `version`.
+    ///
+    /// # Errors
+    /// As [`Link::disable_gone`].
+    pub async fn disable_failing(
+        &self,
+        id: ConfigId,
+        version: u64,
+        at: UnixMillis,
+        since: UnixMillis,
+        attempts: u64,
+    ) -> Result<Disabling> {
+        let disabled =
+            Disabled { reason: DisabledReason::Failing, at, since: Some(since), attempts: Some(attempts) };
+        let why = format!("nothing but failures since {since}, {attempts} attempts");
+        disable(self, id, version, disabled, &why).await
+    }
+}
+
+async fn disable(
+    redis: &impl Ask,
+    id: ConfigId,
+    version: u64,
+    disabled: Disabled,
+    why: &str,
+) -> Result<Disabling> {
+    let operation = "disabling a config";
+    let field = id.to_string();
+    for _ in 0..TRIES {
+        let mut read = redis::cmd("HGET");
+        read.arg(redis.names().configs()).arg(&field);
+        let raw = Option::<Vec<u8>>::from_redis_value(redis.ask(operation, &read).await?)
+            .map_err(|error| RedisError::answer(operation, error.to_string()))?;
+        let Some(raw) = raw else { return Ok(Disabling::VersionChanged) };
+        let Ok(StoredConfig::Config(mut config)) = serde_json::from_slice(&raw) else {
+            return Ok(Disabling::VersionChanged);
+        };
+        if config.disabled.is_some() {
+            return Ok(Disabling::AlreadyDisabled);
+        }
+        if config.id != id || config.version != version {
+            return Ok(Disabling::VersionChanged);
+        }
+        config.version += 1;
+        config.active = false;
+        config.updated_at = disabled.at;
+        config.disabled = Some(disabled.clone());
+        let organisation = config.organisation.clone();
+        let json = to_json(operation, &StoredConfig::Config(config))?;
+        let what = format!("config {id}: disabled, {why}");
+        let audit = Audit { who: "postrider", organisation: &organisation, what: &what };
+        let more = [field.clone().into_bytes(), raw, json];
+        let command = put_command(redis.names(), ["", ""], audit, &more);
+        let answer = Vec::<String>::from_redis_value(redis.ask(operation, &command).await?)
+            .map_err(|error| RedisError::answer(operation, error.to_string()))?;
+        if let Put::Written(_) = parse_put(operation, answer)? {
+            return Ok(Disabling::Disabled);
+        }
+    }
+    Err(RedisError::answer(operation, format!("config {id} changed at each of {TRIES} tries")))
 }

@@ -1,7 +1,7 @@
 //! Connections to Redis: the address, a pool for the admin API, the CLI and the samplers, and a [`Link`] per
 //! worker that reconnects by itself.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Link {
     redis: Redis,
     connection: RefCell<Option<MultiplexedConnection>>,
     response_timeout: Option<Duration>,
+    /// Of a link for blocking reads: its connection's number at the server, with which another link ends a read.
+    client: Option<Cell<i64>>,
 }
 
 // === impl RedisError ===
@@ -90,6 +92,12 @@ impl RedisError {
         }
     }
 
+    /// Whether the connection or the server's state, not the command, is at fault: other commands fail too.
+    #[must_use]
+    pub fn is_of_server(&self) -> bool {
+        self.is_connection() || self.code().is_some_and(|code| OF_SERVER.contains(&code))
+    }
+
     /// Whether the connection, not the command, is at fault.
     #[must_use]
     pub fn is_connection(&self) -> bool {
@@ -100,6 +108,10 @@ impl RedisError {
         }
     }
 }
+
+/// Errors that say something of the server's state, not of the command.
+const OF_SERVER: [&str; 9] =
+    ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "WRONGPASS", "EXECABORT"];
 
 /// Whether a connection is of no further use after `error`: the network failed, an answer is overdue (later
 /// answers would be taken for those of other commands), the server is no longer a writable primary, or it forgot
@@ -205,6 +217,7 @@ impl Redis {
             redis: self.clone(),
             connection: RefCell::new(None),
             response_timeout: Some(self.response_timeout),
+            client: None,
         }
     }
 
@@ -215,6 +228,7 @@ impl Redis {
             redis: self.clone(),
             connection: RefCell::new(None),
             response_timeout: Some(self.response_timeout + longest_block),
+            client: Some(Cell::new(0)),
         }
     }
 }
@@ -251,6 +265,10 @@ impl Link {
         }
         let mut connection = self.redis.connect(self.response_timeout).await?;
         scripts::load_all(&mut connection).await?;
+        if let Some(client) = &self.client {
+            let mut command = redis::cmd("CLIENT");
+            client.set(command.arg("ID").query_async(&mut connection).await.during("connecting")?);
+        }
         *self.connection.borrow_mut() = Some(connection.clone());
         Ok(connection)
     }
@@ -280,6 +298,18 @@ impl Link {
         let each =
             answers.into_iter().map(|value| self.judge(value.extract_error().during(operation))).collect();
         Ok(each)
+    }
+
+    /// Ends the blocking read that `blocked` waits in, as if its time were over: the read answers with nothing. One
+    /// that has not begun to wait is not ended by it.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub async fn unblock(&self, blocked: &Self) -> Result<()> {
+        let Some(client) = blocked.client.as_ref().filter(|_| blocked.is_connected()) else { return Ok(()) };
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(client.get()).arg("TIMEOUT");
+        self.query::<i64>("ending a blocking read", &command).await.map(drop)
     }
 
     fn judge<T>(&self, answer: Result<T>) -> Result<T> {

@@ -1,25 +1,40 @@
 //! Deliveries that are queued or failed: claiming, putting back, reading records, evicting. Who gives them a fate:
 //! `fates`.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{Value, cmd, pipe};
 
-use super::answer::{Answer, int_of, list_of, text_of};
+use super::answer::{Answer, int_of, list_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
-use super::scripts::{CLAIM, EVICT_FAILED, PUT_BACK};
+use super::scripts::{CLAIM, CLEAR_QUEUE, EVICT_FAILED, PUT_BACK};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::ids::{ConfigId, DeliveryId, StreamId};
+use crate::metrics;
 
 /// Most deliveries of one script call: bounds the time for which it blocks Redis.
 pub const BATCH_MAX: usize = 64;
 
+/// How long a delivery whose record cannot be read is left alone: longer than any delay or claim, so that its score
+/// tells it apart.
+pub const UNREADABLE_WAIT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// The score that a claim or a hand-off set, ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim(pub i64);
+
+impl Claim {
+    /// When a claim that holds for `lease` was made, by Redis's clock.
+    #[must_use]
+    pub fn at(self, lease: Duration) -> UnixMillis {
+        let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        UnixMillis(u64::try_from(self.0.saturating_sub(lease)).unwrap_or(0))
+    }
+}
 
 /// What a claim gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +58,17 @@ pub struct ClaimRequest {
     pub overdue_by: Duration,
     /// Look again no sooner than after this.
     pub hold: Duration,
+}
+
+/// A part of the configs that are due.
+#[derive(Clone, Copy, Debug)]
+pub struct DuePage {
+    /// Due by then.
+    pub now: UnixMillis,
+    /// Without the first so many.
+    pub skip: usize,
+    /// At most so many.
+    pub max: usize,
 }
 
 /// Claims due deliveries of `config` and moves its next look.
@@ -69,7 +95,8 @@ pub async fn claim(
     let mut answer = Answer::new(operation, link.query(operation, &call).await?)?;
     let claim = Claim(answer.int()?);
     let next = u64::try_from(answer.int()?).ok().map(UnixMillis);
-    let ids = answer.texts()?.iter().map(|text| delivery_id(operation, text)).collect::<Result<_>>()?;
+    let (ids, strange) = parsed::<DeliveryId>(answer.values());
+    remove_strange(link, &keys.queue(config), strange).await?;
     Ok(Claimed { claim, next, ids })
 }
 
@@ -102,37 +129,32 @@ pub async fn put_back(
 }
 
 /// Configs whose next look is at or before `now`, the earliest first, at most `max`; and the time of the
-/// earliest look that is later.
+/// earliest look that is later, where not more than these are due.
 ///
 /// # Errors
 /// Redis's.
 pub async fn due_configs(
     link: &Link,
     keys: &ShardKeys,
-    now: UnixMillis,
-    max: usize,
+    page: DuePage,
 ) -> Result<(Vec<ConfigId>, Option<UnixMillis>)> {
     let operation = "reading due configs";
-    let mut commands = pipe();
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
-    commands.cmd("ZRANGEBYSCORE").arg(keys.due()).arg(format!("({}", now.0)).arg("+inf").arg("WITHSCORES");
-    commands.arg("LIMIT").arg(0).arg(1);
-    let mut answers = link.pipeline(operation, &commands).await?.into_iter();
-    let (Some(due), Some(later)) = (answers.next(), answers.next()) else {
-        return Err(RedisError::answer(operation, "two lists expected"));
-    };
-    let configs = list_of(operation, due?)?
-        .into_iter()
-        .map(|value| {
-            let text = text_of(operation, value)?;
-            text.parse().map_err(|_| RedisError::answer(operation, "a member that is no config id"))
-        })
-        .collect::<Result<_>>()?;
-    let next = match list_of(operation, later?)?.pop() {
-        Some(score) => u64::try_from(int_of(operation, score)?).ok().map(UnixMillis),
-        None => None,
-    };
-    Ok((configs, next))
+    let DuePage { now, skip, max } = page;
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.due()).arg(skip).arg(skip + max).arg("WITHSCORES");
+    let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
+    let (mut members, mut later) = (Vec::new(), None);
+    while let (Some(member), Some(score)) = (flat.next(), flat.next()) {
+        let at = UnixMillis(u64::try_from(int_of(operation, score)?).unwrap_or(0));
+        if at > now || members.len() == max {
+            later = (at > now).then_some(at);
+            break;
+        }
+        members.push(member);
+    }
+    let (configs, strange) = parsed::<ConfigId>(members);
+    remove_strange(link, &keys.due(), strange).await?;
+    Ok((configs, later))
 }
 
 /// The first deliveries in a config's queue with their scores, whether due or not, at most [`BATCH_MAX`].
@@ -144,12 +166,87 @@ pub async fn queued(link: &Link, keys: &ShardKeys, config: ConfigId) -> Result<V
     let mut command = cmd("ZRANGE");
     command.arg(keys.queue(config)).arg(0).arg(BATCH_MAX - 1).arg("WITHSCORES");
     let mut flat = list_of(operation, link.query(operation, &command).await?)?.into_iter();
-    let mut found = Vec::new();
+    let (mut found, mut strange) = (Vec::new(), Vec::new());
     while let (Some(id), Some(score)) = (flat.next(), flat.next()) {
-        let id = delivery_id(operation, &text_of(operation, id)?)?;
-        found.push((id, Claim(int_of(operation, score)?)));
+        match id_in(&id) {
+            Some(id) => found.push((id, Claim(int_of(operation, score)?))),
+            None => strange.push(id),
+        }
     }
+    remove_strange(link, &keys.queue(config), strange).await?;
     Ok(found)
+}
+
+/// Moves what cannot be delivered out of the way of `config`'s queue: an id without a record goes, one whose record
+/// cannot be read waits for a month, so that a person can see it. Answers how many went and how many wait.
+///
+/// # Errors
+/// Redis's.
+pub async fn clear(
+    link: &Link,
+    keys: &ShardKeys,
+    config: ConfigId,
+    unreadable: &[(DeliveryId, Claim)],
+) -> Result<(u64, u64)> {
+    let operation = "clearing a queue";
+    let (mut dropped, mut waiting) = (0, 0);
+    for batch in unreadable.chunks(BATCH_MAX) {
+        let more_keys: Vec<String> = batch.iter().map(|(id, _)| keys.delivery(*id)).collect();
+        let more_args: Vec<Vec<u8>> = batch
+            .iter()
+            .flat_map(|(id, score)| [id.to_string().into_bytes(), score.0.to_string().into_bytes()])
+            .collect();
+        let call = CLEAR_QUEUE.call_batch(
+            [&keys.queue(config), &keys.due(), &keys.size(config)],
+            &more_keys,
+            [config.to_string().as_bytes(), &millis(UNREADABLE_WAIT)],
+            &more_args,
+        );
+        let mut answer = Answer::new(operation, link.query(operation, &call).await?)?;
+        dropped += u64::try_from(answer.int()?).unwrap_or(0);
+        waiting += u64::try_from(answer.int()?).unwrap_or(0);
+    }
+    Ok((dropped, waiting))
+}
+
+/// Takes out members that are no ids: nothing can be done for them, and they would be met again and again.
+async fn remove_strange(link: &Link, key: &str, strange: Vec<Value>) -> Result<()> {
+    let members: Vec<Vec<u8>> = strange
+        .into_iter()
+        .filter_map(|member| match member {
+            Value::BulkString(bytes) => Some(bytes),
+            _ => None,
+        })
+        .collect();
+    if members.is_empty() {
+        return Ok(());
+    }
+    for member in &members {
+        metrics::stored_unreadable("member");
+        tracing::error!(key, member = %member.escape_ascii(), "a member that is no id is removed");
+    }
+    let mut command = cmd("ZREM");
+    command.arg(key).arg(&members);
+    link.query::<u64>("removing members that are no ids", &command).await.map(drop)
+}
+
+fn parsed<T: FromStr>(values: Vec<Value>) -> (Vec<T>, Vec<Value>) {
+    let (mut ids, mut strange) = (Vec::new(), Vec::new());
+    for value in values {
+        match id_in(&value) {
+            Some(id) => ids.push(id),
+            None => strange.push(value),
+        }
+    }
+    (ids, strange)
+}
+
+fn id_in<T: FromStr>(value: &Value) -> Option<T> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        Value::SimpleString(text) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 /// The packed records of these deliveries, `None` where there is none.
@@ -210,20 +307,44 @@ pub async fn evict_failed(
     let mut command = cmd("ZRANGEBYSCORE");
     let until = failed_before.map_or_else(|| "+inf".to_owned(), |before| format!("({}", before.0));
     command.arg(keys.failed(config)).arg("-inf").arg(until).arg("LIMIT").arg(0).arg(max.min(BATCH_MAX));
-    let ids: Vec<String> = link.query(operation, &command).await?;
+    let (ids, strange) = parsed::<DeliveryId>(link.query(operation, &command).await?);
+    remove_strange(link, &keys.failed(config), strange).await?;
     if ids.is_empty() {
         return Ok(0);
     }
     let mut more_keys = Vec::with_capacity(2 * ids.len());
     for id in &ids {
-        let id = delivery_id(operation, id)?;
-        more_keys.push(keys.delivery(id));
+        more_keys.push(keys.delivery(*id));
         more_keys.push(keys.body(id.event().stream_id()));
     }
-    let more_args: Vec<Vec<u8>> = ids.into_iter().map(String::into_bytes).collect();
+    let more_args: Vec<Vec<u8>> = ids.iter().map(|id| id.to_string().into_bytes()).collect();
     let fixed = [&keys.failed(config)[..], &keys.size(config)];
     let call = EVICT_FAILED.call_batch(fixed, &more_keys, [&config.bytes()], &more_args);
     link.query(operation, &call).await
+}
+
+/// Those of `configs` that hold a delivery which failed before `before`.
+///
+/// # Errors
+/// Redis's.
+pub async fn with_failed_before(
+    link: &Link,
+    keys: &ShardKeys,
+    configs: &[ConfigId],
+    before: UnixMillis,
+) -> Result<Vec<ConfigId>> {
+    let operation = "looking for old failed deliveries";
+    let mut commands = pipe();
+    for config in configs {
+        commands.cmd("ZCOUNT").arg(keys.failed(*config)).arg("-inf").arg(format!("({}", before.0));
+    }
+    let mut found = Vec::new();
+    for (config, count) in configs.iter().zip(link.pipeline(operation, &commands).await?) {
+        if int_of(operation, count?)? > 0 {
+            found.push(*config);
+        }
+    }
+    Ok(found)
 }
 
 /// How many deliveries `config`'s failed set holds beyond its caps: those past the count, else one as long as
@@ -268,10 +389,6 @@ pub fn unpack(bytes: &[u8], config: ConfigId) -> Result<DeliveryRecord> {
 
 pub(super) fn millis(duration: Duration) -> Vec<u8> {
     duration.as_millis().to_string().into_bytes()
-}
-
-fn delivery_id(operation: &'static str, text: &str) -> Result<DeliveryId> {
-    text.parse().map_err(|_| RedisError::answer(operation, "a member that is no delivery id"))
 }
 
 async fn strings(

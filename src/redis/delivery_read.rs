@@ -128,8 +128,8 @@ pub(super) async fn members(
     Ok(found)
 }
 
-/// The head of each delivery's record (`GETRANGE`, so that no body travels); `None` where there is none or it
-/// is another config's.
+/// The head of each delivery's record (`GETRANGE`, so that no body travels); `None` where there is none, it is
+/// another config's, or only the mark of a delivered one is left.
 ///
 /// # Errors
 /// Redis's.
@@ -145,7 +145,7 @@ pub(super) async fn record_heads(
     let replies: Vec<Vec<u8>> = in_slices(connection, "reading delivery records", commands.collect()).await?;
     let heads = replies.iter().zip(wanted).map(|(bytes, (source, _))| {
         // GETRANGE answers the empty string for a key that is not there.
-        if bytes.is_empty() {
+        if bytes.is_empty() || DeliveryRecord::is_mark(bytes) {
             return Ok(None);
         }
         RecordHead::decode(bytes).map(|head| Some(head).filter(|head| head.config == source.config.id()))
@@ -153,7 +153,8 @@ pub(super) async fn record_heads(
     Ok(heads.collect())
 }
 
-/// Each delivery's whole record; `None` where there is none or it is another config's.
+/// Each delivery's whole record; `None` where there is none, it is another config's, or only the mark of a
+/// delivered one is left.
 ///
 /// # Errors
 /// Redis's.
@@ -170,6 +171,7 @@ pub(super) async fn records(
         in_slices(connection, "reading delivery records", commands.collect()).await?;
     let records = replies.iter().zip(wanted).map(|(bytes, (source, _))| match bytes {
         None => Ok(None),
+        Some(bytes) if DeliveryRecord::is_mark(bytes) => Ok(None),
         Some(bytes) => DeliveryRecord::decode(bytes)
             .map(|record| Some(record).filter(|record| record.config == source.config.id())),
     });

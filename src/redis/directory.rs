@@ -1,6 +1,6 @@
 //! The directory: configs and tokens as this replica follows them ([`super::follower`] keeps it current).
 //!
-//! Owns: the current [`ConfigSet`] and tokens, and who is told when they change. A changed config replaces one
+//! Owns: the current [`ConfigSet`], tokens and [`HealthSet`], and who is told when they change. A changed config replaces one
 //! `Arc`; the others, with their secrets, are shared by every version of the set.
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::domain::breaker::Health;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, OrganisationId, StreamId};
 use crate::domain::token::{Token, TokenHash};
@@ -29,10 +30,14 @@ pub struct ConfigSet {
     pub complete: bool,
 }
 
+/// What is known of the configs that are not simply healthy.
+pub type HealthSet = HashMap<ConfigId, Arc<Health>>;
+
 /// Configs and tokens of the keyspace, as last read.
 #[derive(Debug)]
 pub struct Directory {
     configs: watch::Sender<Arc<ConfigSet>>,
+    health: watch::Sender<Arc<HealthSet>>,
     tokens: ArcSwap<HashMap<TokenHash, Arc<Token>>>,
     /// The last entry of `changes` that was applied; sent after the configs and tokens that it stands for.
     position: watch::Sender<StreamId>,
@@ -97,6 +102,7 @@ impl Directory {
     pub fn new() -> Self {
         Self {
             configs: watch::Sender::new(Arc::default()),
+            health: watch::Sender::new(Arc::default()),
             tokens: ArcSwap::default(),
             position: watch::Sender::new(StreamId::default()),
             last_seen: Mutex::new(None),
@@ -115,6 +121,18 @@ impl Directory {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<ConfigSet>> {
         self.configs.subscribe()
+    }
+
+    /// What is known of the configs' health.
+    #[must_use]
+    pub fn health(&self) -> Arc<HealthSet> {
+        Arc::clone(&self.health.borrow())
+    }
+
+    /// Tells of every later change of health; the current one is the first value.
+    #[must_use]
+    pub fn subscribe_health(&self) -> watch::Receiver<Arc<HealthSet>> {
+        self.health.subscribe()
     }
 
     /// The token with this hash.
@@ -223,6 +241,43 @@ impl Directory {
             self.configs.send_replace(Arc::new(set));
         }
         self.position.send_replace(position);
+    }
+
+    /// Takes a full read of the configs' health.
+    pub(super) fn take_all_health(&self, mut all: HealthSet) {
+        self.health.send_if_modified(|set| {
+            for (id, health) in &mut all {
+                if let Some(before) = set.get(id).filter(|before| *before == health) {
+                    *health = Arc::clone(before);
+                }
+            }
+            if **set == all {
+                return false;
+            }
+            *set = Arc::new(std::mem::take(&mut all));
+            true
+        });
+    }
+
+    /// Takes what became of single configs' health; `None` removes. Nobody is woken where nothing changed.
+    pub(super) fn take_health(&self, changed: Vec<(ConfigId, Option<Health>)>) {
+        self.health.send_if_modified(|set| {
+            let differs = |(id, health): &(ConfigId, Option<Health>)| {
+                set.get(id).map(|known| &**known) != health.as_ref()
+            };
+            if !changed.iter().any(differs) {
+                return false;
+            }
+            let mut all = HealthSet::clone(set);
+            for (id, health) in changed {
+                match health {
+                    Some(health) => drop(all.insert(id, Arc::new(health))),
+                    None => drop(all.remove(&id)),
+                }
+            }
+            *set = Arc::new(all);
+            true
+        });
     }
 
     /// Parses a value of the hash `noun` under `field`; `None`, logged at its first sight, when it does not

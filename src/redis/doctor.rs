@@ -8,13 +8,17 @@ use redis::{Cmd, Value, cmd};
 
 use super::answer::{int_of, list_of, text_of};
 use super::connection::{During, Redis, Result};
+use super::deliveries::UNREADABLE_WAIT;
 use super::keys::{GROUP, Keys, ShardKeys};
 use super::keyspace::all_shards;
 use crate::domain::clock::{Clock, UnixMillis};
-use crate::domain::ids::StreamId;
+use crate::domain::ids::{ConfigId, StreamId};
 
 /// Configuration that `INFO` does not tell.
 const CONFIG_NAMES: [&str; 2] = ["appendfsync", "min-replicas-to-write"];
+
+/// Configs of a shard whose queues are looked at.
+const CONFIGS_MAX: usize = 1_000;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +56,8 @@ pub struct ShardFacts {
     pub group: Option<GroupFacts>,
     /// Entries that could not be understood and are kept.
     pub rejected: u64,
+    /// Config ids with queued deliveries whose record or body cannot be read, and how many those are.
+    pub unreadable: Vec<(String, u64)>,
 }
 
 /// What was found of a shard's consumer group.
@@ -80,7 +86,9 @@ pub async fn examine(redis: &Redis, shards_unless_known: u16) -> Result<Facts> {
     keyspace(redis, redis.keys(), &mut facts).await?;
     let count = facts.keyspace_shards.unwrap_or(shards_unless_known);
     for keys in all_shards(redis.keys(), count) {
-        facts.shards.push(shard(redis, &keys).await?);
+        let mut found = shard(redis, &keys).await?;
+        found.unreadable = unreadable(redis, &keys, facts.redis_now).await?;
+        facts.shards.push(found);
     }
     Ok(facts)
 }
@@ -181,6 +189,29 @@ async fn shard(redis: &Redis, keys: &ShardKeys) -> Result<ShardFacts> {
         }
     }
     Ok(facts)
+}
+
+/// Deliveries that wait further ahead than any schedule or claim puts them.
+async fn unreadable(redis: &Redis, keys: &ShardKeys, now: UnixMillis) -> Result<Vec<(String, u64)>> {
+    let operation = "looking for unreadable deliveries";
+    let mut command = cmd("ZRANGE");
+    command.arg(keys.due()).arg(0).arg(CONFIGS_MAX - 1);
+    let due = list_of(operation, ask(redis, operation, &command).await?.during(operation)?)?;
+    let mut found = Vec::new();
+    for config in due {
+        let Some(config) = text_of(operation, config).ok().and_then(|text| text.parse::<ConfigId>().ok())
+        else {
+            continue;
+        };
+        let from = now.plus(UNREADABLE_WAIT / 2).0;
+        let mut command = cmd("ZCOUNT");
+        command.arg(keys.queue(config)).arg(from).arg("+inf");
+        let waiting = count(operation, ask(redis, operation, &command).await?.during(operation)?)?;
+        if waiting > 0 {
+            found.push((config.to_string(), waiting));
+        }
+    }
+    Ok(found)
 }
 
 fn group_facts(operation: &'static str, group: Value) -> Result<(bool, GroupFacts)> {

@@ -9,6 +9,7 @@ use super::answer::{Answer, fields_of, int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::{GROUP, ShardKeys};
 use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, REJECT};
+use crate::domain::clock::UnixMillis;
 use crate::domain::event::Rejection;
 use crate::domain::ids::StreamId;
 
@@ -31,7 +32,7 @@ pub struct PendingEntry {
 }
 
 /// What `raise_floor` found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
     /// The floor; `None` while there is no stream.
     pub floor: Option<String>,
@@ -212,6 +213,30 @@ pub async fn trim(link: &Link, keys: &ShardKeys, floor: &str) -> Result<u64> {
     }
 }
 
+/// Removes what lies behind `floor`, held back to what is younger than `age`; answers how many entries went.
+///
+/// # Errors
+/// Redis's.
+pub async fn trim_behind(
+    link: &Link,
+    keys: &ShardKeys,
+    floor: &str,
+    now: UnixMillis,
+    age: Duration,
+) -> Result<u64> {
+    let trimmed = trim(link, keys, &held_back(floor, now, age)).await?;
+    metrics::counter!("postrider_stream_trimmed_total").increment(trimmed);
+    Ok(trimmed)
+}
+
+/// The trim's bound: the floor, or the retained age where that is earlier.
+fn held_back(floor: &str, now: UnixMillis, age: Duration) -> String {
+    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let kept_from = now.0.saturating_sub(age);
+    let floor_ms = floor.split('-').next().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or(0);
+    if age > 0 && kept_from < floor_ms { format!("{kept_from}-0") } else { floor.to_owned() }
+}
+
 fn entry_of(operation: &'static str, entry: Value) -> Result<StreamEntry> {
     let mut parts = list_of(operation, entry)?.into_iter();
     let (Some(id), Some(fields)) = (parts.next(), parts.next()) else {
@@ -225,4 +250,17 @@ fn entry_of(operation: &'static str, entry: Value) -> Result<StreamEntry> {
 fn id_of(operation: &'static str, value: Value) -> Result<StreamId> {
     let text = text_of(operation, value)?;
     text.parse().map_err(|error| RedisError::answer(operation, format!("'{text}': {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_holds_the_trim_back_and_never_drives_it_forward() {
+        let now = UnixMillis(10_000);
+        assert_eq!(held_back("9000-3", now, Duration::ZERO), "9000-3");
+        assert_eq!(held_back("9000-3", now, Duration::from_secs(5)), "5000-0");
+        assert_eq!(held_back("4000-1", now, Duration::from_secs(5)), "4000-1");
+    }
 }

@@ -99,6 +99,8 @@ pub struct Settled {
 }
 
 /// The command that settles up to [`BATCH_MAX`] deliveries of one config and writes their log page.
+///
+/// [`BATCH_MAX`]: super::deliveries::BATCH_MAX
 #[must_use]
 pub fn settle_command(
     keys: &ShardKeys,
@@ -173,7 +175,8 @@ impl Fate {
                 args.extend([b"p".to_vec(), event.to_string().into_bytes(), consumer.as_bytes().to_vec()]);
             }
             Proof::Claimed(claim) => {
-                args.extend([b"c".to_vec(), claim.0.to_string().into_bytes(), Vec::new()])
+                let event = self.id.event().stream_id().to_string().into_bytes();
+                args.extend([b"c".to_vec(), claim.0.to_string().into_bytes(), event]);
             }
         }
         let zero = || b"0".to_vec();

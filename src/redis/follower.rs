@@ -15,7 +15,8 @@ use redis::{FromRedisValue, Value};
 use tokio::sync::watch;
 
 use super::connection::{During, Redis, RedisError, Result};
-use super::directory::Directory;
+use super::directory::{Directory, HealthSet};
+use super::health;
 use super::keys::Keys;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, StreamId};
@@ -35,23 +36,38 @@ type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 /// How often the follower looks.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Longest wait for an entry of `changes`; also how often a silent stream is checked for having been
-    /// replaced by an older one.
+    /// Longest wait for an entry of `changes`; readiness hears of Redis as often.
     pub block: Duration,
+    /// How often a silent stream is checked for having been replaced by an older one.
+    pub position_check: Duration,
     /// Time between full reads that nothing asked for.
     pub full_check: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { block: Duration::from_secs(1), full_check: Duration::from_secs(60) }
+        Self {
+            block: Duration::from_millis(1_500),
+            position_check: Duration::from_secs(10),
+            full_check: Duration::from_secs(60),
+        }
     }
+}
+
+/// What entries of `changes` announced.
+#[derive(Default)]
+struct News {
+    configs: HashSet<ConfigId>,
+    health: HashSet<ConfigId>,
+    tokens: HashSet<TokenHash>,
 }
 
 /// What one look at `changes` found.
 enum Look {
-    /// What came was applied, or nothing came.
+    /// What came was applied.
     Followed,
+    /// Nothing came.
+    Silence,
     /// Entries may have been missed.
     Gap,
 }
@@ -97,13 +113,20 @@ impl Directory {
     async fn follow_connection(&self, pace: Pace, redis: &Redis) -> Result<std::convert::Infallible> {
         let mut connection = redis.connect(Some(pace.block + redis.response_timeout())).await?;
         let mut position = self.read_all(&mut connection, redis.keys()).await?;
-        let mut read_at = Instant::now();
+        let (mut read_at, mut position_at) = (Instant::now(), Instant::now());
         loop {
-            let look = self.look(pace, &mut connection, redis.keys(), &mut position).await?;
+            let mut look = self.look(pace, &mut connection, redis.keys(), &mut position).await?;
             self.saw_redis();
+            // Silence is also what a stream gives that was deleted and begun again at lower ids.
+            if matches!(look, Look::Silence) && position_at.elapsed() >= pace.position_check {
+                position_at = Instant::now();
+                if last_change(&mut connection, redis.keys()).await? < position {
+                    look = Look::Gap;
+                }
+            }
             if matches!(look, Look::Gap) || read_at.elapsed() >= pace.full_check {
                 position = self.read_all(&mut connection, redis.keys()).await?;
-                read_at = Instant::now();
+                (read_at, position_at) = (Instant::now(), Instant::now());
             }
         }
     }
@@ -130,7 +153,15 @@ impl Directory {
             }
         })
         .await?;
+        let mut known = HealthSet::new();
+        scan(connection, "reading health", &keys.health(), |field, raw| {
+            if let Ok(id) = field.parse::<ConfigId>() {
+                known.extend(health::parse(id, raw).map(|health| (id, Arc::new(health))));
+            }
+        })
+        .await?;
         self.retain_unreadable(|field| met.contains(field));
+        self.take_all_health(known);
         self.take_all(configs, tokens, position);
         self.saw_redis();
         Ok(position)
@@ -151,22 +182,22 @@ impl Directory {
         let reply: Option<StreamReadReply> = read.query_async(connection).await.during(operation)?;
         let entries = reply.and_then(|reply| reply.keys.into_iter().next()).map(|key| key.ids);
         let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
-            // Silence is also what a stream gives that was deleted and begun again at lower ids.
-            let behind = last_change(connection, keys).await? < *position;
-            return Ok(if behind { Look::Gap } else { Look::Followed });
+            return Ok(Look::Silence);
         };
-        let (mut configs, mut tokens, mut last) = (HashSet::new(), HashSet::new(), *position);
+        let mut last = *position;
+        let mut news = News::default();
         for entry in &entries {
             last = stream_id(operation, &entry.id)?;
             let id = entry.get::<String>("id").unwrap_or_default();
             match entry.get::<String>("kind").as_deref() {
-                Some("config") => configs.extend(id.parse::<ConfigId>()),
-                Some("token") => drop(tokens.insert(TokenHash::stored(&id))),
+                Some("config") => news.configs.extend(id.parse::<ConfigId>()),
+                Some("health") => news.health.extend(id.parse::<ConfigId>()),
+                Some("token") => drop(news.tokens.insert(TokenHash::stored(&id))),
                 // Kinds that other versions announce concern other rooms.
                 _ => {}
             }
         }
-        let look = self.apply(connection, keys, *position, last, configs, tokens).await?;
+        let look = self.apply(connection, keys, *position, last, news).await?;
         *position = last;
         Ok(look)
     }
@@ -179,10 +210,12 @@ impl Directory {
         keys: &Keys,
         from: StreamId,
         last: StreamId,
-        configs: HashSet<ConfigId>,
-        tokens: HashSet<TokenHash>,
+        news: News,
     ) -> Result<Look> {
-        let operation = "reading changed configs and tokens";
+        let operation = "reading what changed";
+        let News { configs, mut health, tokens } = news;
+        // A config that is written is healthy anew.
+        health.extend(&configs);
         let mut pipeline = redis::pipe();
         pipeline.cmd("XRANGE").arg(keys.changes()).arg("-").arg("+").arg("COUNT").arg(1);
         for id in &configs {
@@ -190,6 +223,9 @@ impl Directory {
         }
         for hash in &tokens {
             pipeline.cmd("HGET").arg(keys.tokens()).arg(hash.as_str());
+        }
+        for id in &health {
+            pipeline.cmd("HGET").arg(keys.health()).arg(id.to_string());
         }
         let answers: Vec<Value> = pipeline.query_async(connection).await.during(operation)?;
         let mut answers = answers.into_iter();
@@ -201,6 +237,15 @@ impl Directory {
         }
         let configs = self.changed(configs, &mut answers, "configs", ConfigId::to_string)?;
         let tokens = self.changed(tokens, &mut answers, "tokens", |hash| hash.as_str().to_owned())?;
+        let health = health
+            .into_iter()
+            .map(|id| {
+                let raw = Option::<Vec<u8>>::from_redis_value(answers.next().unwrap_or(Value::Nil))
+                    .map_err(|error| RedisError::answer(operation, error.to_string()))?;
+                Ok((id, health::parse(id, &raw.unwrap_or_default())))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.take_health(health);
         let under_its_id =
             |(id, stored): (ConfigId, Option<StoredConfig>)| (id, stored.filter(|stored| stored.id() == id));
         self.take_changes(configs.into_iter().map(under_its_id).collect(), tokens, last);

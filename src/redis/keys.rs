@@ -63,6 +63,12 @@ impl Keys {
         self.control("audit")
     }
 
+    /// hash: config id -> JSON ([`crate::domain::breaker::Health`])
+    #[must_use]
+    pub fn health(&self) -> String {
+        self.control("health")
+    }
+
     /// hash: keyspaceVersion, shards, configSequence
     #[must_use]
     pub fn meta(&self) -> String {

@@ -33,7 +33,7 @@ pub enum Reclaimed {
     Moved(u64),
     /// Nothing was left: consumer and member are gone.
     Gone,
-    /// The consumer lives.
+    /// The consumer lives, or has entries that the caller cannot take.
     Alive,
 }
 
@@ -88,7 +88,8 @@ pub async fn observe(link: &Link, keys: &ShardKeys) -> Result<Vec<Observation>> 
     Ok(found)
 }
 
-/// Takes over entries of `dead`, whose lease was observed to end at `observed` for a whole lease.
+/// Takes over entries of `dead`, whose lease was observed to end at `observed` for a whole lease. Without a `caller`
+/// to give them to, `dead` is only removed where it has none.
 ///
 /// # Errors
 /// Redis's.
@@ -97,13 +98,13 @@ pub async fn reclaim(
     keys: &ShardKeys,
     dead: &str,
     observed: Option<LeaseEnd>,
-    caller: &str,
+    caller: Option<&str>,
 ) -> Result<Reclaimed> {
     let observed = observed.map_or_else(String::new, |end| end.0.to_string());
     let max = RECLAIM_MAX.to_string();
     let call = RECLAIM.call(
         [&keys.events(), &keys.replicas()],
-        [dead.as_bytes(), observed.as_bytes(), caller.as_bytes(), max.as_bytes()],
+        [dead.as_bytes(), observed.as_bytes(), caller.unwrap_or_default().as_bytes(), max.as_bytes()],
     );
     match link.query::<i64>("reclaiming events", &call).await? {
         0 => Ok(Reclaimed::Gone),

@@ -15,6 +15,7 @@ pub mod embedded;
 pub mod events;
 pub mod fates;
 pub mod follower;
+pub mod health;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;

@@ -14,8 +14,9 @@ use crate::domain::ids::{EventId, OrganisationId, StreamId};
 const NONCE_AGE: Duration = Duration::from_secs(86_400);
 /// Longest wait for replicas of Redis to acknowledge (`WAIT`).
 const WAIT_LIMIT: Duration = Duration::from_secs(1);
-/// Publishing stops when Redis uses this share of `maxmemory`, so that delivering has the rest.
-const MEMORY_SHARE_MAX: f64 = 0.85;
+/// Publishing stops when Redis uses this share of `maxmemory`, so that delivering has the rest; intake then reads
+/// a little at a time.
+pub const MEMORY_SHARE_MAX: f64 = 0.85;
 /// How long an answer of `INFO memory` is used.
 const MEMORY_AGE: Duration = Duration::from_secs(1);
 
@@ -189,7 +190,7 @@ impl MemoryWatch {
 }
 
 /// `used_memory` over `maxmemory`; `None` without a limit.
-fn memory_share(info: &str) -> Option<f64> {
+pub(super) fn memory_share(info: &str) -> Option<f64> {
     let number = |name: &str| -> Option<f64> {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
     };

@@ -71,6 +71,8 @@ scripts! {
     CLAIM = "claim" <2, 5>;
     /// Puts claimed deliveries back.
     PUT_BACK = "put_back" <2, 2>;
+    /// Moves what cannot be delivered out of a queue's way.
+    CLEAR_QUEUE = "clear_queue" <3, 2>;
     /// Takes or renews a worker's lease.
     RENEW = "renew" <1, 3>;
     /// Takes over a dead consumer's entries.
@@ -88,7 +90,9 @@ scripts! {
     /// Drops failed deliveries past their caps.
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.
-    PUT_CONFIGS = "put_configs" <4, 7>;
+    PUT_CONFIGS = "put_configs" <5, 7>;
+    /// Reads, or compares and sets, what is known of a config's health.
+    HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
     PUT_TOKEN = "put_token" <3, 7>;
     /// Appends events, each nonce once.

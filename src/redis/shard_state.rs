@@ -1,14 +1,15 @@
 //! One look at a shard: what the gauges show.
 
-use redis::{Value, pipe};
+use redis::{Value, cmd, pipe};
 
 use super::answer::{int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
+use super::publish::memory_share;
 use crate::domain::ids::StreamId;
 
 /// What one look at a shard found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ShardState {
     /// Entries of `events`.
     pub entries: u64,
@@ -18,6 +19,15 @@ pub struct ShardState {
     pub consumers: u64,
     /// The first entry above the floor.
     pub oldest_undelivered: Option<StreamId>,
+}
+
+/// Used memory over `maxmemory`; `None` without a limit.
+///
+/// # Errors
+/// Redis's.
+pub async fn memory(link: &Link) -> Result<Option<f64>> {
+    let info: String = link.query("reading redis's memory", cmd("INFO").arg("memory")).await?;
+    Ok(memory_share(&info))
 }
 
 /// Looks at a shard.

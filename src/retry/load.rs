@@ -17,7 +17,7 @@ pub(super) enum Loaded {
     /// A delivery, and when it was due.
     Delivery(Box<Delivery>, UnixMillis),
     /// No record, or one that cannot be read, or no body: it cannot be delivered any more.
-    Unreadable(DeliveryId),
+    Unreadable,
 }
 
 /// Loads what lies behind these ids, in their order.
@@ -47,7 +47,7 @@ pub(super) async fn load(
         let body = bodies.get(&id.event().stream_id()).cloned();
         match record.and_then(|record| record.into_delivery(*id, body)).zip(due) {
             Some((delivery, due)) => Loaded::Delivery(Box::new(delivery), due),
-            None => Loaded::Unreadable(*id),
+            None => Loaded::Unreadable,
         }
     });
     Ok(loaded.collect())

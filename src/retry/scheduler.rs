@@ -10,13 +10,13 @@ use tokio::sync::{Notify, watch};
 
 use super::load::{Loaded, load};
 use crate::domain::clock::{Clock, UnixMillis};
-use crate::domain::delivery::FailReason;
-use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::domain::delivery::{Delivery, FailReason};
+use crate::domain::ids::{ConfigId, DeliveryId, ShardNumber};
 use crate::domain::snapshot::{Lookup, Snapshot};
-use crate::lanes::{HELD_LOOK, Lanes, Permit};
+use crate::lanes::{Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest};
+use crate::redis::deliveries::{self, BATCH_MAX, Claim, ClaimRequest, Claimed, DuePage};
 use crate::redis::keys::ShardKeys;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
@@ -25,16 +25,13 @@ use crate::settle::{Credit, Job, Settler};
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// When to look again at a config whose lane has no permit free: a permit that comes free brings a visit sooner.
-const FULL_LOOK: Duration = Duration::from_secs(1);
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// Configs visited in one round.
 const VISITS_MAX: usize = 64;
 
-/// Batches of one config's queue that one visit fails; the next round goes on.
-const FAIL_BATCHES_MAX: usize = 16;
-
-/// Longest wait for a failed batch to become durable before the next one is read.
-const DECIDE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Configs that other replicas serve, passed over in one round.
+const PASSED_MAX: usize = 4_096;
 
 /// First and longest pause after an error.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -75,7 +72,15 @@ pub struct SchedulerParts {
 
 /// The scheduler of one worker on one shard.
 pub struct Scheduler {
-    parts: SchedulerParts,
+    pub(super) parts: SchedulerParts,
+}
+
+/// What a claim came to.
+pub(super) struct Begun {
+    /// When to look at the config next.
+    pub(super) next: Option<UnixMillis>,
+    /// Attempts begun.
+    pub(super) attempts: usize,
 }
 
 // === impl Visits ===
@@ -148,20 +153,43 @@ impl Scheduler {
         }
         let changed = self.parts.visits.take(shard);
         self.visit_all(changed, |config| self.parts.visits.ask(shard, config)).await?;
-        let now = self.parts.clock.now();
-        let (due, later) =
-            deliveries::due_configs(&self.parts.link, &self.parts.keys, now, VISITS_MAX).await?;
-        let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
-        if due.len() == VISITS_MAX {
-            next = Duration::ZERO;
-        }
-        for config in due {
-            if let Some(at) = self.visit(config).await? {
-                next = next.min(at.since(now));
-            }
-        }
+        let next = self.visit_due().await?;
         // A look that is due now is one whose permits are spent by this visit: not at once again.
         Ok(next.clamp(Duration::from_millis(1), SLEEP_MAX))
+    }
+
+    /// Visits configs that are due, and pages past those that other replicas serve: their looks are not moved.
+    /// Answers how long to sleep.
+    async fn visit_due(&self) -> Result<Duration> {
+        let parts = &self.parts;
+        let now = parts.clock.now();
+        let mut passed = 0;
+        loop {
+            let page = DuePage { now, skip: passed, max: VISITS_MAX };
+            let (due, later) = deliveries::due_configs(&parts.link, &parts.keys, page).await?;
+            let mut next = later.map_or(SLEEP_MAX, |at| at.since(now));
+            let (full, before) = (due.len() == VISITS_MAX, passed);
+            let count = due.len();
+            for config in due {
+                if self.is_others(config) {
+                    passed += 1;
+                } else if let Some(at) = self.visit(config).await? {
+                    next = next.min(at.since(now));
+                }
+            }
+            if full && passed - before < count {
+                return Ok(Duration::ZERO);
+            }
+            if !full || passed >= PASSED_MAX {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Whether other replicas hold a limit of the config that is too small to divide, so that they serve it.
+    fn is_others(&self, config: ConfigId) -> bool {
+        matches!(self.parts.snapshot.load().lookup(config), Lookup::Active(_))
+            && self.parts.lanes.is_held_elsewhere(config)
     }
 
     async fn due_soon(&self) {
@@ -188,124 +216,103 @@ impl Scheduler {
         let lookup = self.parts.snapshot.load().lookup(config);
         if !matches!(lookup, Lookup::Active(_)) {
             // Permits that wait for this backlog would wait until the config is resumed, and then block its lane.
-            self.parts.lanes.set_backlog(config, false);
+            self.parts.lanes.set_backlog(self.parts.keys.shard, config, false);
         }
         match lookup {
-            Lookup::Active(_) => self.claim(config).await,
+            Lookup::Active(target) if self.parts.lanes.probe_is_due(config) => {
+                self.probe(config, target.config.version).await
+            }
+            Lookup::Active(_) => {
+                let permits = self.parts.lanes.reserve(config, BATCH_MAX);
+                let hold = self.parts.lanes.next_look(config).unwrap_or(FULL_LOOK);
+                self.claim(config, permits, hold, None).await.map(|begun| begun.next)
+            }
             Lookup::Paused | Lookup::Unknown => self.hold(config).await,
             Lookup::Gone => self.fail_queue(config, FailReason::Gone).await,
             Lookup::Deleted => self.fail_queue(config, FailReason::Deleted).await,
         }
     }
 
-    /// Claims as many deliveries as there are permits free now, and starts them.
-    async fn claim(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
+    /// Claims as many deliveries as there are `permits`, and starts them, under the name of a probe where one is
+    /// given; looks again after `hold` where there is no permit.
+    pub(super) async fn claim(
+        &self,
+        config: ConfigId,
+        permits: Vec<Permit>,
+        hold: Duration,
+        probe: Option<&str>,
+    ) -> Result<Begun> {
         let parts = &self.parts;
-        let permits = parts.lanes.reserve(config, BATCH_MAX);
         let full = permits.is_empty();
         let request = ClaimRequest {
             max: permits.len(),
             lease: parts.settler.claim_lease(),
             overdue_by: Duration::ZERO,
-            hold: if full { parts.lanes.shut_for(config).unwrap_or(FULL_LOOK) } else { Duration::ZERO },
+            hold: if full { hold } else { Duration::ZERO },
         };
         let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
         let now = parts.clock.now();
-        let more = claimed.next.is_some_and(|at| full || at <= now);
-        let count = claimed.ids.len();
-        parts.metrics.claimed.increment(count as u64);
-        let loaded = load(&parts.link, &parts.keys, config, &claimed.ids).await?;
-        for (loaded, permit) in loaded.into_iter().zip(permits) {
-            self.begin(config, loaded, claimed.claim, permit, now);
-        }
-        parts.lanes.set_backlog(config, more);
-        Ok(claimed.next)
-    }
-
-    fn begin(&self, config: ConfigId, loaded: Loaded, claim: Claim, permit: Permit, now: UnixMillis) {
-        let parts = &self.parts;
-        match loaded {
-            Loaded::Delivery(delivery, due) => {
-                let overdue = now.since(due) > parts.settings.retention.overdue_max;
-                let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(*delivery, claim, credit);
-                if overdue {
-                    parts.settler.fail(&job, FailReason::Expired);
-                } else {
-                    parts.lanes.start_claimed(job, permit);
+        // Compared with the time of the claim by Redis's clock: this machine's idea of it may lag behind.
+        let claimed_at = claimed.claim.at(parts.settler.claim_lease());
+        let more = claimed.next.is_some_and(|at| full || at <= claimed_at);
+        parts.metrics.claimed.increment(claimed.ids.len() as u64);
+        let loaded = self.load_claimed(config, &claimed).await?;
+        let mut unreadable = Vec::new();
+        let mut attempts = 0;
+        for ((id, loaded), permit) in claimed.ids.iter().zip(loaded).zip(permits) {
+            match loaded {
+                Loaded::Delivery(delivery, due) if now.since(due) > parts.settings.retention.overdue_max => {
+                    parts.settler.fail(&self.job(*delivery, claimed.claim), FailReason::Expired);
                 }
-            }
-            Loaded::Unreadable(id) => {
-                tracing::error!(delivery = %id, %config, "a queued delivery has no usable record; it stays in its queue");
-            }
-        }
-    }
-
-    /// Ends what is overdue of a config that cannot be served, and looks at it again in a while.
-    async fn hold(&self, config: ConfigId) -> Result<Option<UnixMillis>> {
-        let parts = &self.parts;
-        let request = ClaimRequest {
-            max: BATCH_MAX,
-            lease: parts.settler.claim_lease(),
-            overdue_by: parts.settings.retention.overdue_max,
-            hold: HELD_LOOK,
-        };
-        let claimed = deliveries::claim(&parts.link, &parts.keys, config, request).await?;
-        for loaded in load(&parts.link, &parts.keys, config, &claimed.ids).await? {
-            if let Loaded::Delivery(delivery, _) = loaded {
-                let credit = parts.credit.take(delivery.body.len());
-                let job = Job::of_claim(*delivery, claimed.claim, credit);
-                parts.settler.fail(&job, FailReason::Expired);
-            }
-        }
-        Ok(claimed.next)
-    }
-
-    /// Fails a bounded part of the queue of a config that is gone or deleted; what other workers have claimed is
-    /// left to them until their claims are past.
-    async fn fail_queue(&self, config: ConfigId, reason: FailReason) -> Result<Option<UnixMillis>> {
-        for _ in 0..FAIL_BATCHES_MAX {
-            let jobs = self.fail_batch(config, reason).await?;
-            if jobs.is_empty() {
-                break;
-            }
-            let decided = async {
-                while jobs.iter().any(|job| !job.is_decided()) {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                Loaded::Delivery(delivery, _) => {
+                    attempts += 1;
+                    let job = self.job(*delivery, claimed.claim);
+                    match probe {
+                        Some(holder) => parts.lanes.start_probe(job, permit, holder),
+                        None => parts.lanes.start_claimed(job, permit),
+                    }
                 }
-            };
-            if tokio::time::timeout(DECIDE_TIMEOUT, decided).await.is_err() {
-                break;
+                Loaded::Unreadable => unreadable.push((*id, claimed.claim)),
             }
         }
-        let look = ClaimRequest {
-            max: 0,
-            lease: Duration::ZERO,
-            overdue_by: Duration::ZERO,
-            hold: Duration::from_millis(50),
-        };
-        Ok(deliveries::claim(&self.parts.link, &self.parts.keys, config, look).await?.next)
+        parts.lanes.set_backlog(self.parts.keys.shard, config, more);
+        self.clear(config, &unreadable).await?;
+        Ok(Begun { next: claimed.next, attempts })
     }
 
-    async fn fail_batch(&self, config: ConfigId, reason: FailReason) -> Result<Vec<Rc<Job>>> {
+    /// Loads what was claimed. What then cannot begin, because of an error or because the lease was lost meanwhile,
+    /// is put back as far as that succeeds; else it is due again when the claim is past.
+    pub(super) async fn load_claimed(&self, config: ConfigId, claimed: &Claimed) -> Result<Vec<Loaded>> {
         let parts = &self.parts;
-        let queued = deliveries::queued(&parts.link, &parts.keys, config).await?;
-        let ids: Vec<_> = queued.iter().map(|(id, _)| *id).collect();
-        let loaded = load(&parts.link, &parts.keys, config, &ids).await?;
-        let now = parts.clock.now();
-        let mut jobs = Vec::new();
-        for (loaded, (_, score)) in loaded.into_iter().zip(queued) {
-            let Loaded::Delivery(delivery, due) = loaded else { continue };
-            // A score that is not the delivery's own time is a claim's.
-            let score_at = UnixMillis(u64::try_from(score.0).unwrap_or(0));
-            if score_at != due && score_at > now {
-                continue;
+        let loaded = load(&parts.link, &parts.keys, config, &claimed.ids).await;
+        if !claimed.ids.is_empty() && (loaded.is_err() || !parts.lanes.is_sending()) {
+            let ids: Vec<_> = claimed.ids.iter().map(|id| (*id, claimed.claim)).collect();
+            let back = deliveries::put_back(&parts.link, &parts.keys, config, &ids, FULL_LOOK).await;
+            if back.is_ok() && loaded.is_ok() {
+                return Ok(Vec::new());
             }
-            let credit = parts.credit.take(delivery.body.len());
-            let job = Job::of_claim(*delivery, score, credit);
-            parts.settler.fail(&job, reason);
-            jobs.push(job);
         }
-        Ok(jobs)
+        loaded
+    }
+
+    fn job(&self, delivery: Delivery, claim: Claim) -> Rc<Job> {
+        let credit = self.parts.credit.take(delivery.body.len());
+        Job::of_claim(delivery, claim, credit)
+    }
+
+    /// Moves what cannot be delivered out of the queue's way.
+    pub(super) async fn clear(&self, config: ConfigId, unreadable: &[(DeliveryId, Claim)]) -> Result<()> {
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        let parts = &self.parts;
+        let (dropped, waiting) = deliveries::clear(&parts.link, &parts.keys, config, unreadable).await?;
+        (0..dropped).for_each(|_| metrics::stored_unreadable("missing record"));
+        tracing::error!(
+            %config, dropped, waiting, first = %unreadable[0].0,
+            "queued deliveries cannot be made: those without a record are dropped, those whose record or body \
+             cannot be read wait aside"
+        );
+        Ok(())
     }
 }

@@ -22,6 +22,9 @@ fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Con
         secret: Secret::new("whsec_x").unwrap(),
         active,
         max_retries: 3,
+        retry_policy: crate::domain::retry_policy::RetryPolicy::default(),
+        retry_on: crate::domain::retry_on::RetryOn::NONE,
+        rate_limit: None,
         headers: CustomHeaders::default(),
         created_at: UnixMillis(1),
         updated_at: UnixMillis(1),
@@ -78,7 +81,8 @@ fn an_event_for_one_config_reaches_no_other_and_no_other_organisations() {
 #[test]
 fn a_lookup_tells_paused_from_gone_deleted_and_unknown() {
     let mut gone = config(2, "a", &["reward.earned"], false);
-    gone.disabled = Some(Disabled { reason: DisabledReason::Gone, at: UnixMillis(1) });
+    gone.disabled =
+        Some(Disabled { reason: DisabledReason::Gone, at: UnixMillis(1), since: None, attempts: None });
     let tombstone = Tombstone {
         id: ConfigId::new([0; 8], ConfigSequence(3)),
         organisation: OrganisationId::new("a").unwrap(),

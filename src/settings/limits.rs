@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct LimitSettings {
     /// Attempts in flight over all configs.
     pub in_flight_max: u32,
-    /// Attempts in flight for one config.
+    /// Attempts in flight for one config, over all live replicas.
     pub config_in_flight_max: u32,
     /// Deliveries in memory, in flight and queued in lanes; intake stops at it.
     pub deliveries_max: u32,

@@ -172,7 +172,9 @@ impl Reading<'_> {
     fn unknown_section(&mut self, place: &str, section: &str) {
         let hint = match Setting::named(section) {
             Some(setting) => format!("to stand in the section [{}]", setting.section),
-            None => "one of the sections [redis], [process], [delivery], [limits], [retention]".into(),
+            None => {
+                "one of the sections [redis], [process], [delivery], [health], [limits], [retention]".into()
+            }
         };
         self.mistake(format!("{place} {section}"), "is no section".into(), &hint);
     }

@@ -5,6 +5,7 @@
 //! Reading reports every mistake at once; what exists is valid.
 
 pub mod delivery;
+pub mod health;
 pub mod limits;
 pub mod load;
 pub mod process;
@@ -16,6 +17,7 @@ pub mod text;
 pub mod words;
 
 use self::delivery::DeliverySettings;
+use self::health::HealthSettings;
 use self::limits::LimitSettings;
 use self::process::ProcessSettings;
 use self::redis::RedisSettings;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// How one attempt is made and when it is repeated.
     pub delivery: DeliverySettings,
+    /// When an endpoint that fails is left alone.
+    pub health: HealthSettings,
     /// Bounds on what is held in memory and in flight.
     pub limits: LimitSettings,
     /// Bounds on what is kept in Redis.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Settings;
 use super::redis::SHARDS_MAX;
 use crate::domain::event::DATA_MAX_BYTES;
+use crate::domain::retry_policy::DELAY_MAX;
 
 /// A rule that does not hold.
 pub struct Broken {
@@ -33,6 +34,7 @@ pub fn check(settings: &Settings) -> Vec<Broken> {
     redis(settings, &mut rule);
     process(settings, &mut rule);
     delivery(settings, &mut rule);
+    health(settings, &mut rule);
     limits(settings, &mut rule);
     retention(settings, &mut rule);
     broken
@@ -61,6 +63,16 @@ fn delivery(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], St
     rule(connect >= CONNECT_TIMEOUT_MIN, &["connect-timeout"], "at least 1ms".into());
     let inside = "at most request-timeout, which connecting is part of".into();
     rule(connect <= request, &["connect-timeout", "request-timeout"], inside);
+}
+
+fn health(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let health = &settings.health;
+    rule(health.breaker_delay >= Duration::from_millis(10), &["breaker-delay"], "at least 10ms".into());
+    let grows = health.breaker_delay <= health.breaker_delay_max;
+    let least = "at least breaker-delay, which it is reached from".into();
+    rule(grows, &["breaker-delay-max", "breaker-delay"], least);
+    rule(health.breaker_delay_max <= DELAY_MAX, &["breaker-delay-max"], "at most 24h".into());
+    rule(health.disable_attempts >= 1, &["disable-attempts"], "at least 1".into());
 }
 
 fn limits(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {

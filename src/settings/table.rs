@@ -2,6 +2,7 @@
 //! keys and `postrider settings print` are all made from it, and a field without a row does not compile.
 
 use super::delivery::DeliverySettings;
+use super::health::HealthSettings;
 use super::limits::LimitSettings;
 use super::process::ProcessSettings;
 use super::redis::RedisSettings;
@@ -148,11 +149,25 @@ table! {
         drain_timeout "drain-timeout" text::duration Value Serve:
             "How long a stopping replica lets attempts finish. request-timeout + 5s unless set, so that a restart makes no duplicate.";
     }
+    health: HealthSettings {
+        breaker_failures "breaker-failures" text::count32 Value Serve:
+            "Retryable failures in a row after which an endpoint is left alone for a while, and its deliveries keep their attempts; 0 never.";
+        breaker_delay "breaker-delay" text::duration Value Serve:
+            "How long it is left alone at first; doubled each time that the one delivery sent then fails.";
+        breaker_delay_max "breaker-delay-max" text::duration Value Serve:
+            "How long it is left alone at most, unless it asks for more: how late a recovery is noticed.";
+        disable_after "disable-after" text::duration Value Serve:
+            "Nothing but failures for this long disables a config, with warnings at half and nine tenths of it; 0s never.";
+        disable_attempts "disable-attempts" text::count64 Value Serve:
+            "Failed attempts that disabling takes at least: a quiet endpoint is not judged by a few.";
+        operator_organisation "operator-organisation" words::organisation Value Serve:
+            "The organisation that also gets the events about disabled and failing configs of all others; none for nobody.";
+    }
     limits: LimitSettings {
         in_flight_max "in-flight-max" text::count32 Value Serve:
             "Attempts in flight over all configs, each with a socket: what files and memory of one replica carry.";
         config_in_flight_max "config-in-flight-max" text::count32 Value Serve:
-            "Attempts in flight for one config, so that one endpoint cannot take them all. 1024, or in-flight-max where that is less.";
+            "Attempts in flight for one config over all live replicas, so that one endpoint cannot take them all. 1024, or in-flight-max where that is less.";
         deliveries_max "deliveries-max" text::count32 Value Serve:
             "Deliveries in memory, in flight or waiting in lanes; reading of the stream stops at it.";
         delivery_bytes_max "delivery-bytes-max" text::size Value Serve:

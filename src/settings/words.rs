@@ -127,6 +127,31 @@ pub mod optional_port {
     }
 }
 
+/// An organisation, or nobody.
+pub mod organisation {
+    use crate::domain::ids::OrganisationId;
+
+    /// The unit, for people.
+    pub const UNIT: &str = "id";
+    /// What the text has to be.
+    pub const EXPECTED: &str = "an organisation's id, or none";
+
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Option<OrganisationId>, String> {
+        if text == "none" {
+            return Ok(None);
+        }
+        OrganisationId::new(text).map(Some).map_err(|error| format!("{text:?} is no id ({error})"))
+    }
+
+    /// The id or `none`.
+    #[must_use]
+    pub fn show(value: &Option<OrganisationId>) -> String {
+        value.as_ref().map_or_else(|| "none".into(), ToString::to_string)
+    }
+}
+
 /// A folder.
 pub mod folder {
     use std::path::PathBuf;

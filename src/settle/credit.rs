@@ -14,6 +14,7 @@ pub struct Credit {
     bytes_max: u64,
     deliveries: Cell<u32>,
     bytes: Cell<u64>,
+    hanging_bytes: Cell<u64>,
     freed: Notify,
     gauge: Gauge,
 }
@@ -23,6 +24,7 @@ pub struct Credit {
 pub struct CreditHold {
     credit: Rc<Credit>,
     bytes: u64,
+    hanging: Cell<bool>,
 }
 
 // === impl Credit ===
@@ -36,6 +38,7 @@ impl Credit {
             bytes_max: bytes_max.max(1),
             deliveries: Cell::new(0),
             bytes: Cell::new(0),
+            hanging_bytes: Cell::new(0),
             freed: Notify::new(),
             gauge,
         })
@@ -84,12 +87,47 @@ impl Credit {
         self.deliveries.set(self.deliveries.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);
         self.gauge.increment(1.0);
-        CreditHold { credit: Rc::clone(self), bytes }
+        CreditHold { credit: Rc::clone(self), bytes, hanging: Cell::new(false) }
+    }
+
+    /// Bytes of bodies whose attempts hang: counted apart, and bounded by what lanes that hang may begin.
+    #[must_use]
+    pub fn hanging_bytes(&self) -> u64 {
+        self.hanging_bytes.get()
+    }
+
+    /// The most bytes that the credit allows.
+    #[must_use]
+    pub const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+}
+
+// === impl CreditHold ===
+
+impl CreditHold {
+    /// Gives the credit back while the delivery's attempt hangs, or takes it again, even where nothing is left.
+    pub fn set_hanging(&self, hanging: bool) {
+        if self.hanging.replace(hanging) == hanging {
+            return;
+        }
+        let credit = &self.credit;
+        if hanging {
+            credit.deliveries.set(credit.deliveries.get() - 1);
+            credit.bytes.set(credit.bytes.get() - self.bytes);
+            credit.hanging_bytes.set(credit.hanging_bytes.get() + self.bytes);
+            credit.freed.notify_waiters();
+        } else {
+            credit.deliveries.set(credit.deliveries.get() + 1);
+            credit.bytes.set(credit.bytes.get() + self.bytes);
+            credit.hanging_bytes.set(credit.hanging_bytes.get() - self.bytes);
+        }
     }
 }
 
 impl Drop for CreditHold {
     fn drop(&mut self) {
+        self.set_hanging(false);
         let credit = &self.credit;
         credit.deliveries.set(credit.deliveries.get() - 1);
         credit.bytes.set(credit.bytes.get() - self.bytes);
@@ -117,5 +155,13 @@ mod tests {
         assert_eq!(credit.left(), 0, "one delivery is left, but no byte");
         drop(large);
         assert_eq!((credit.left(), credit.held()), (2, 0));
+        let hangs = credit.take(100);
+        hangs.set_hanging(true);
+        assert_eq!((credit.left(), credit.hanging_bytes()), (2, 100), "what hangs takes no credit");
+        hangs.set_hanging(false);
+        assert_eq!((credit.left(), credit.hanging_bytes()), (0, 0), "what is settled does");
+        hangs.set_hanging(true);
+        drop(hangs);
+        assert_eq!((credit.left(), credit.held(), credit.hanging_bytes()), (2, 0, 0));
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
+use super::entry::{Action, Entry};
 use super::job::{Hold, Job};
 use super::plan::Unit;
-use super::settler::{Action, Entry, GATHER_COUNT, Settler};
-use crate::domain::delivery::FailReason;
+use super::settler::{GATHER_COUNT, Settler};
+use crate::domain::delivery::{DeliveryRecord, FailReason};
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::log::PackedPage;
+use crate::domain::log::{LogRow, PackedPage, Status};
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result, new_pipeline};
 use crate::redis::fates::{Applied, Settled, Step, settle_answer};
@@ -37,6 +38,10 @@ impl Settler {
             self.flushing.set(true);
             let good = self.flush().await;
             self.flushing.set(false);
+            if self.held_back.get() && !self.is_behind() {
+                self.held_back.set(false);
+                self.caught_up.notify_one();
+            }
             if good {
                 pause = PAUSE_MIN;
             } else {
@@ -51,8 +56,15 @@ impl Settler {
     /// Waits until there is something to flush, and a little longer for company: unless only acknowledgements
     /// wait, which go at once.
     async fn gathered(&self) {
+        self.take_back();
         while self.queue.borrow().is_empty() && self.acks.borrow().is_empty() {
-            self.wake.notified().await;
+            match self.next_back() {
+                None => self.wake.notified().await,
+                Some(until) => {
+                    let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
+                    self.take_back();
+                }
+            }
         }
         if self.queue.borrow().is_empty() {
             return;
@@ -84,18 +96,29 @@ impl Settler {
             // Taken whole before it is judged, so that an error leaves no answer behind for the next unit.
             let own: Vec<Result<Value>> = answers.by_ref().take(count).collect();
             match own.into_iter().collect::<Result<Vec<Value>>>() {
-                Ok(values) => good &= self.succeeded(unit, values),
-                Err(error) => {
-                    self.note(&error, "a write failed; it is repeated");
-                    if error.code() == Some("OOM") {
-                        self.full_until.set(Some(Instant::now() + FULL_FOR));
-                    }
-                    self.put_back(unit);
-                    good = false;
-                }
+                Ok(values) => self.succeeded(unit, values),
+                Err(error) => good &= self.refused(unit, &error),
             }
         }
         good
+    }
+
+    /// A write was refused. True when the others may go on at once: the fault is this write's own.
+    fn refused(&self, unit: Unit, error: &RedisError) -> bool {
+        self.note(error, "a write failed; it is repeated");
+        if error.code() == Some("OOM") {
+            self.full_until.set(Some(Instant::now() + FULL_FOR));
+        }
+        match unit {
+            Unit::Page { entries, .. } | Unit::Script { entries, .. } if !error.is_of_server() => {
+                self.set_aside(entries, error);
+                true
+            }
+            unit => {
+                self.put_back(unit);
+                false
+            }
+        }
     }
 
     /// Whether Redis refused a plain write for want of memory a short while ago. The scripts it still takes, so
@@ -121,10 +144,11 @@ impl Settler {
         }
     }
 
-    fn succeeded(&self, unit: Unit, values: Vec<Value>) -> bool {
+    fn succeeded(&self, unit: Unit, values: Vec<Value>) {
         match unit {
             Unit::Ack(tickets) => {
                 self.parts.metrics.events_acknowledged.increment(tickets.len() as u64);
+                self.acking.set(self.acking.get().saturating_sub(tickets.len()));
                 let mut held = self.held.borrow_mut();
                 for ticket in &tickets {
                     held.remove(&ticket.id);
@@ -145,8 +169,7 @@ impl Settler {
                     Ok(settled) => settled,
                     Err(error) => {
                         self.note(&error, "a settle script's answer was not understood; it is repeated");
-                        self.put_back(Unit::Script { page, shard, config, entries });
-                        return false;
+                        return self.set_aside(entries, &error);
                     }
                 };
                 if let Some(page) = &page {
@@ -158,13 +181,11 @@ impl Settler {
                 }
             }
         }
-        true
     }
 
     fn applied(&self, entry: Entry, applied: Applied) {
-        let Entry { job, action, row } = entry;
-        let Action::Step(step, reason) = action else { return };
-        let hands_off = matches!(step, Step::HandOff { .. });
+        let job = Rc::clone(&entry.job);
+        let hands_off = entry.is_hand_off();
         match applied {
             Applied::Now(claim) if hands_off => {
                 self.one_handed_off(&job, Hold::Claimed(claim));
@@ -176,7 +197,7 @@ impl Settler {
                 self.one_handed_off(&job, if own { Hold::Claimed(claim) } else { Hold::Lost });
             }
             Applied::QueueFull if hands_off => self.hand_off_refused(&job),
-            Applied::QueueFull => self.fail(&job, FailReason::BacklogFull),
+            Applied::QueueFull => self.fail_backlog(entry),
             Applied::Lost => {
                 self.parts.metrics.settles_lost.increment(1);
                 // A claim that is lost says nothing of the event, which was released at the hand-off.
@@ -190,9 +211,8 @@ impl Settler {
                 }
             }
             Applied::Now(_) | Applied::Before(_) => {
-                let done = Entry { job, action: Action::Step(step, reason), row };
-                self.count_fate(&done);
-                self.decided(&done.job);
+                self.count_fate(&entry);
+                self.decided(&job);
             }
         }
     }
@@ -205,6 +225,18 @@ impl Settler {
         if let Hold::HandingOff(Some(attempted)) = previous {
             self.attempted(job, *attempted);
         }
+    }
+
+    /// The queue is full, so the delivery ends as failed, with the attempt after which it was to wait.
+    fn fail_backlog(&self, entry: Entry) {
+        let reason = FailReason::BacklogFull;
+        let record = match &entry.action {
+            Action::Step(Step::Queue { record, .. }, _) => DeliveryRecord::decode(record).ok(),
+            _ => None,
+        };
+        let (Some(record), Some(row)) = (record, entry.row) else { return self.fail(&entry.job, reason) };
+        let row = LogRow { status: Status::Failed, reason: Some(reason), next_attempt_at: None, ..row };
+        self.push_fail(&entry.job, record.tried, reason, Some(row));
     }
 
     /// The queue is full, so the delivery stays with its event, and its outcome decides.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::credit::CreditHold;
+use super::verdict::RetryRules;
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::Delivery;
 use crate::domain::ids::EventId;
@@ -52,7 +53,8 @@ pub struct Job {
     pub settling: Cell<bool>,
     /// Its event needs it no longer: it was handed off, or decided.
     pub released: Cell<bool>,
-    _credit: CreditHold,
+    /// Its share of the worker's credit.
+    pub credit: CreditHold,
 }
 
 /// Why a worker may decide a delivery's fate.
@@ -77,8 +79,8 @@ pub struct Attempted {
     pub url: Arc<str>,
     /// The version of the config that it used: a 410 disables only that one.
     pub config_version: u64,
-    /// The config's `maxRetries` when it was sent.
-    pub max_retries: u32,
+    /// What the config said about retries when it was sent.
+    pub retry: RetryRules,
     /// When it began.
     pub at: UnixMillis,
     /// What it gave.
@@ -158,7 +160,7 @@ impl Job {
             started: Cell::new(false),
             settling: Cell::new(false),
             released: Cell::new(false),
-            _credit: credit,
+            credit,
         })
     }
 
@@ -166,6 +168,12 @@ impl Job {
     #[must_use]
     pub fn is_undecided(&self) -> bool {
         !self.settling.get() && matches!(*self.hold.borrow(), Hold::Event)
+    }
+
+    /// Whether it is being handed to its queue, with no answer yet.
+    #[must_use]
+    pub fn is_handing_off(&self) -> bool {
+        matches!(*self.hold.borrow(), Hold::HandingOff(_))
     }
 
     /// Whether this worker still owns it, as far as it can know: its event's lease has not lapsed, its claim is

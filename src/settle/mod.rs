@@ -10,14 +10,17 @@
 //! depends on, after every one of their answers was read and was no error. A pipeline does not stop at an
 //! error, so an acknowledgement never travels beside a write that it depends on.
 
+mod aside;
 mod credit;
+mod entry;
 mod flush;
 mod job;
 mod plan;
+mod rows;
 mod settler;
 mod verdict;
 
 pub use credit::{Credit, CreditHold};
 pub use job::{Attempted, Consumer, Hold, Job, Ticket};
 pub use settler::{Chores, Settler, SettlerParts};
-pub use verdict::{Verdict, judge};
+pub use verdict::{RetryRules, Verdict, judge};

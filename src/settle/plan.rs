@@ -1,21 +1,24 @@
 //! What a flush writes: the entries that are queued, grouped by config into pages and scripts, behind the
 //! acknowledgements of events whose writes were answered before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::job::{Hold, Ticket};
-use super::settler::{Action, Entry, Settler};
+use super::aside::ALONE_FROM;
+use super::entry::{Action, Entry};
+use super::job::Ticket;
+use super::settler::Settler;
 use crate::domain::ids::{ConfigId, ShardNumber};
-use crate::domain::log::{PackedPage, PageBuilder, PageKey, Status};
+use crate::domain::log::{PackedPage, PageBuilder, PageKey};
 use crate::redis::connection::Pipeline;
 use crate::redis::deliveries::BATCH_MAX;
 use crate::redis::events;
-use crate::redis::fates::{Fate, Proof, settle_command};
+use crate::redis::fates::settle_command;
 use crate::redis::log_write::push_page;
 
-/// Most entries of one flush: bounds the pipeline's size.
+/// Most entries of one flush, and about the most bytes: bound the pipeline's size.
 const FLUSH_MAX: usize = 1024;
+const FLUSH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One group of commands of a flush whose answers belong together.
 pub(super) enum Unit {
@@ -34,6 +37,17 @@ struct Group {
     scripted: Vec<Entry>,
 }
 
+/// How many of the first entries fit into one flush.
+fn fitting(queue: &VecDeque<Entry>) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        let before = bytes;
+        bytes += entry.bytes();
+        before < FLUSH_BYTES_MAX
+    };
+    queue.iter().take(FLUSH_MAX).take_while(fits).count()
+}
+
 // === impl Settler ===
 
 impl Settler {
@@ -43,13 +57,15 @@ impl Settler {
         let mut groups: Vec<((ShardNumber, ConfigId), Group)> = Vec::new();
         let mut places: HashMap<(ShardNumber, ConfigId), usize> = HashMap::new();
         let mut queue = self.queue.borrow_mut();
-        let count = queue.len().min(FLUSH_MAX);
+        let count = fitting(&queue);
         for entry in queue.drain(..count) {
             let key = (entry.job.delivery.id.event().shard(), entry.job.delivery.config);
-            let place = *places.entry(key).or_insert_with(|| {
+            let mut new_place = || {
                 groups.push((key, Group::default()));
                 groups.len() - 1
-            });
+            };
+            let alone = entry.failures >= ALONE_FROM;
+            let place = if alone { new_place() } else { *places.entry(key).or_insert_with(new_place) };
             match entry.action {
                 Action::Deliver | Action::Row => groups[place].1.plain.push(entry),
                 Action::Step(..) => groups[place].1.scripted.push(entry),
@@ -70,7 +86,9 @@ impl Settler {
     /// The acknowledgements of events whose writes were answered in earlier flushes.
     fn plan_acks(&self, commands: &mut Pipeline, units: &mut Vec<Unit>) {
         let mut acks = self.acks.take();
+        let count = acks.len();
         acks.retain(|ticket| !self.forget_if_not_own(ticket));
+        self.acking.set(self.acking.get() + acks.len() - count);
         while let Some(first) = acks.first() {
             let shard = first.id.shard();
             let (own, others): (Vec<_>, Vec<_>) =
@@ -160,31 +178,5 @@ impl Unit {
             Self::Ack(_) | Self::Script { .. } => 1,
             Self::Page { commands, .. } => *commands,
         }
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    /// Adds the entry's row, with the payload where no record will hold it for long.
-    fn put_row(&self, builder: &mut PageBuilder) {
-        if let Some(row) = &self.row {
-            let keep = matches!(row.status, Status::Delivered | Status::Failed);
-            builder.push(row, keep.then_some(&self.job.delivery.body[..]));
-        }
-    }
-
-    /// The script's argument; `None` when the job is decided already.
-    fn fate(&self) -> Option<Fate> {
-        let Action::Step(step, _) = &self.action else { return None };
-        let proof = match &*self.job.hold.borrow() {
-            Hold::Claimed(claim) => Proof::Claimed(*claim),
-            Hold::Event | Hold::HandingOff(_) => {
-                let ticket = self.job.ticket.as_ref()?;
-                Proof::Pending { event: ticket.id.stream_id(), consumer: Rc::clone(&ticket.consumer.name) }
-            }
-            Hold::Lost | Hold::Decided => return None,
-        };
-        Some(Fate { id: self.job.delivery.id, proof, step: step.clone() })
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::entry::{Action, Entry, Unsettled};
 use super::job::{Attempted, Consumer, Hold, Job, Ticket};
 use super::verdict::{Verdict, judge};
 use crate::domain::clock::{Clock, UnixMillis};
@@ -28,6 +29,9 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 
 /// Outcomes that are gathered before a flush goes at once.
 pub(super) const GATHER_COUNT: usize = 256;
+
+/// Outcomes and acknowledgements that may wait to be written before no further attempt begins: several flushes' worth.
+const UNSETTLED_MAX: usize = 256;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);
@@ -52,6 +56,13 @@ pub struct SettlerParts {
 pub struct Settler {
     pub(super) parts: SettlerParts,
     pub(super) queue: RefCell<VecDeque<Entry>>,
+    /// Entries that Redis refused, each until it is tried again.
+    pub(super) aside: RefCell<Vec<(Instant, Entry)>>,
+    outcomes: Rc<Cell<usize>>,
+    /// Events whose acknowledgement is not answered yet.
+    pub(super) acking: Cell<usize>,
+    /// Somebody was told that the settler is behind.
+    pub(super) held_back: Cell<bool>,
     pub(super) acks: RefCell<Vec<Rc<Ticket>>>,
     pub(super) held: RefCell<HashSet<EventId>>,
     pub(super) wake: Notify,
@@ -61,6 +72,8 @@ pub struct Settler {
     /// The store is full: log pages go through the script, which it still takes.
     pub(super) full_until: Cell<Option<Instant>>,
     pub(super) quiet: Notify,
+    /// Wakes the lanes: the outcomes that were to be written are.
+    pub caught_up: Notify,
     /// Wakes who does the chores: one of them is urgent.
     pub chore_wake: Notify,
 }
@@ -76,23 +89,6 @@ pub struct Chores {
     pub failed_over: HashSet<(ShardNumber, ConfigId)>,
 }
 
-/// One delivery's part of a flush.
-pub(super) struct Entry {
-    pub(super) job: Rc<Job>,
-    pub(super) action: Action,
-    pub(super) row: Option<LogRow>,
-}
-
-/// What a flush does for a delivery.
-pub(super) enum Action {
-    /// First attempt, success, nothing durable yet: its log row is all there is to write.
-    Deliver,
-    /// Only the row: another owner decides.
-    Row,
-    /// A step of the settle script.
-    Step(Step, Option<FailReason>),
-}
-
 // === impl Settler ===
 
 impl Settler {
@@ -102,6 +98,10 @@ impl Settler {
         Rc::new(Self {
             parts,
             queue: RefCell::default(),
+            aside: RefCell::default(),
+            outcomes: Rc::default(),
+            acking: Cell::new(0),
+            held_back: Cell::new(false),
             acks: RefCell::default(),
             held: RefCell::default(),
             wake: Notify::new(),
@@ -109,6 +109,7 @@ impl Settler {
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
+            caught_up: Notify::new(),
             chore_wake: Notify::new(),
         })
     }
@@ -130,6 +131,12 @@ impl Settler {
     #[must_use]
     pub fn holds(&self, id: EventId) -> bool {
         self.held.borrow().contains(&id)
+    }
+
+    /// Whether any event of `shard` is held.
+    #[must_use]
+    pub fn holds_any(&self, shard: ShardNumber) -> bool {
+        self.held.borrow().iter().any(|id| id.shard() == shard)
     }
 
     /// One delivery of the event needs nothing more: it had a durable fate already.
@@ -171,7 +178,7 @@ impl Settler {
         let record =
             DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
         let step = Step::Queue { delay, look, record, apart: self.apart(job) };
-        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row });
+        self.push(Entry::new(Rc::clone(job), Action::Step(step, None), row));
     }
 
     /// Ends a delivery as failed without an attempt.
@@ -188,7 +195,7 @@ impl Settler {
         let record =
             DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
         let step = Step::HandOff { lease: self.claim_lease(), record, apart: self.apart(job) };
-        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row: None });
+        self.push(Entry::new(Rc::clone(job), Action::Step(step, None), None));
     }
 
     /// How long a claim holds.
@@ -214,21 +221,35 @@ impl Settler {
 
     /// Waits until nothing is left to write or to acknowledge.
     pub async fn all_written(&self) {
-        while self.flushing.get() || !self.acks.borrow().is_empty() || !self.queue.borrow().is_empty() {
+        while self.flushing.get()
+            || !self.acks.borrow().is_empty()
+            || !self.queue.borrow().is_empty()
+            || !self.aside.borrow().is_empty()
+        {
             self.quiet.notified().await;
         }
+    }
+
+    /// Whether so many outcomes and acknowledgements wait to be written that no further attempt should begin: a crash repeats them all.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let behind = self.outcomes.get() + self.acking.get() >= UNSETTLED_MAX;
+        if behind {
+            self.held_back.set(true);
+        }
+        behind
     }
 
     fn decide(&self, job: &Rc<Job>, attempted: &Attempted) {
         let parts = &self.parts;
         let tried = job.delivery.tried.and(attempted.at, &attempted.url, &attempted.result);
         let schedule = &parts.settings.delivery.schedule;
-        match judge(&attempted.result, &tried, attempted.max_retries, schedule, rand::random()) {
+        match judge(&attempted.result, &tried, &attempted.retry, schedule, rand::random()) {
             Verdict::Delivered => {
                 let row = self.attempt_row(job, attempted, &tried, Status::Delivered);
                 let first_hold = matches!(*job.hold.borrow(), Hold::Event);
                 let action = if first_hold { Action::Deliver } else { Action::Step(Step::Finish, None) };
-                self.push(Entry { job: Rc::clone(job), action, row: Some(row) });
+                self.push(Entry::new(Rc::clone(job), action, Some(row)));
             }
             Verdict::Retry(delay) => {
                 parts.metrics.retries_scheduled.increment(1);
@@ -236,7 +257,7 @@ impl Settler {
                 row.next_attempt_at = Some(parts.clock.now().plus(delay));
                 let record = DeliveryRecord::of(&job.delivery, tried, Standing::Waiting).encode();
                 let step = Step::Queue { delay, look: delay, record, apart: self.apart(job) };
-                self.push(Entry { job: Rc::clone(job), action: Action::Step(step, None), row: Some(row) });
+                self.push(Entry::new(Rc::clone(job), Action::Step(step, None), Some(row)));
             }
             Verdict::Failed(reason) => {
                 if reason == FailReason::Gone {
@@ -250,10 +271,10 @@ impl Settler {
         }
     }
 
-    fn push_fail(&self, job: &Rc<Job>, tried: Tried, reason: FailReason, row: Option<LogRow>) {
+    pub(super) fn push_fail(&self, job: &Rc<Job>, tried: Tried, reason: FailReason, row: Option<LogRow>) {
         let record = DeliveryRecord::of(&job.delivery, tried, Standing::Failed(reason)).encode();
         let step = Step::Fail { record, apart: self.apart(job) };
-        self.push(Entry { job: Rc::clone(job), action: Action::Step(step, Some(reason)), row });
+        self.push(Entry::new(Rc::clone(job), Action::Step(step, Some(reason)), row));
     }
 
     fn push_lost_row(&self, job: &Rc<Job>, attempted: &Attempted) {
@@ -263,12 +284,13 @@ impl Settler {
             _ => Status::Retrying,
         };
         let row = self.attempt_row(job, attempted, &tried, status);
-        self.push(Entry { job: Rc::clone(job), action: Action::Row, row: Some(row) });
+        self.push(Entry::new(Rc::clone(job), Action::Row, Some(row)));
     }
 
-    fn push(&self, entry: Entry) {
-        if !matches!(entry.action, Action::Step(Step::HandOff { .. }, _)) {
+    fn push(&self, mut entry: Entry) {
+        if !entry.is_hand_off() {
             entry.job.settling.set(true);
+            entry.outcome = entry.job.started.get().then(|| Unsettled::new(&self.outcomes));
         }
         let mut queue = self.queue.borrow_mut();
         queue.push_back(entry);
@@ -314,6 +336,7 @@ impl Settler {
 
     fn acknowledge(&self, ticket: &Rc<Ticket>) {
         self.acks.borrow_mut().push(Rc::clone(ticket));
+        self.acking.set(self.acking.get() + 1);
         self.wake.notify_one();
     }
 
@@ -335,55 +358,7 @@ impl Settler {
         }
     }
 
-    fn attempt_row(&self, job: &Job, attempted: &Attempted, tried: &Tried, status: Status) -> LogRow {
-        let (excerpt, error) = match &attempted.result.reply {
-            Ok(answer) => (answer.excerpt.clone(), None),
-            Err(fault) => (Bytes::new(), Some(fault.to_string())),
-        };
-        let last = matches!(status, Status::Delivered | Status::Failed);
-        LogRow {
-            delivery: job.delivery.id,
-            event_type: Arc::clone(&job.delivery.event_type),
-            url: Arc::clone(&attempted.url),
-            status,
-            attempt: tried.attempts,
-            at: attempted.at,
-            created_at: job.delivery.created_at,
-            next_attempt_at: None,
-            response_status: attempted.result.status(),
-            excerpt,
-            error,
-            reason: None,
-            took_ms: u32::try_from(attempted.result.took.as_millis()).unwrap_or(u32::MAX),
-            history: if last && tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
-        }
-    }
-
-    fn fate_row(&self, job: &Job, status: Status, reason: Option<FailReason>) -> LogRow {
-        let tried = &job.delivery.tried;
-        let (url, response_status, excerpt, error) = match &tried.last {
-            Some(last) => (Arc::clone(&last.url), last.status, last.excerpt.clone(), last.error.clone()),
-            None => ("".into(), None, Bytes::new(), None),
-        };
-        LogRow {
-            delivery: job.delivery.id,
-            event_type: Arc::clone(&job.delivery.event_type),
-            url,
-            status,
-            attempt: tried.attempts,
-            at: self.now(),
-            created_at: job.delivery.created_at,
-            next_attempt_at: None,
-            response_status,
-            excerpt,
-            error,
-            reason,
-            took_ms: 0,
-            history: if tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
-        }
-    }
-
-    fn now(&self) -> UnixMillis {
+    pub(super) fn now(&self) -> UnixMillis {
         self.parts.clock.now()
     }
 }

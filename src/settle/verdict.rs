@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::domain::delivery::{FailReason, Tried};
 use crate::domain::outcome::{AttemptResult, Outcome};
-use crate::domain::retry_policy::Schedule;
+use crate::domain::retry_on::RetryOn;
+use crate::domain::retry_policy::{RetryPolicy, Schedule};
 
 /// The delivery's fate after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,32 +18,36 @@ pub enum Verdict {
     Failed(FailReason),
 }
 
-/// The status whose `Retry-After` is honoured; 429 is final unless a config asks for it to be retried.
-const SERVICE_UNAVAILABLE: u16 = 503;
+/// What a config says about retries.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryRules {
+    /// Automatic retries after the first attempt.
+    pub max_retries: u32,
+    /// How long between them.
+    pub policy: RetryPolicy,
+    /// Statuses that are retried besides 5xx.
+    pub retry_on: RetryOn,
+}
 
-/// Judges an attempt. `tried` counts it already; `random` lies in 0..1 and makes the jitter.
+/// Judges an attempt. `tried` counts it already; `schedule` is the installation's; `random` lies in 0..1 and makes
+/// the jitter.
 #[must_use]
 pub fn judge(
     result: &AttemptResult,
     tried: &Tried,
-    max_retries: u32,
+    rules: &RetryRules,
     schedule: &Schedule,
     random: f64,
 ) -> Verdict {
-    match result.outcome() {
+    match result.outcome_with(rules.retry_on) {
         Outcome::Delivered => Verdict::Delivered,
         Outcome::Gone => Verdict::Failed(FailReason::Gone),
         Outcome::Refused if result.reply.is_err() => Verdict::Failed(FailReason::Blocked),
         Outcome::Refused => Verdict::Failed(FailReason::Refused),
-        Outcome::Retryable if tried.automatic() > max_retries => Verdict::Failed(FailReason::Exhausted),
+        Outcome::Retryable if tried.automatic() > rules.max_retries => Verdict::Failed(FailReason::Exhausted),
         Outcome::Retryable => {
-            let asked = result
-                .reply
-                .as_ref()
-                .ok()
-                .filter(|answer| answer.status == SERVICE_UNAVAILABLE)
-                .and_then(|answer| answer.retry_after);
-            Verdict::Retry(schedule.delay(tried.automatic(), asked, random))
+            let asked = result.asked_to_wait(rules.retry_on);
+            Verdict::Retry(rules.policy.delay(schedule, tried.automatic(), asked, random))
         }
     }
 }
@@ -54,6 +59,9 @@ mod tests {
     use super::*;
     use crate::domain::outcome::{Answer, Fault, FaultKind};
 
+    const RULES: RetryRules =
+        RetryRules { max_retries: 3, policy: RetryPolicy::Exponential, retry_on: RetryOn::NONE };
+
     fn answered(status: u16, retry_after: Option<u64>) -> AttemptResult {
         let retry_after = retry_after.map(Duration::from_secs);
         AttemptResult {
@@ -64,7 +72,7 @@ mod tests {
 
     fn after(attempts: u32, result: &AttemptResult) -> Verdict {
         let tried = Tried { attempts, ..Tried::default() };
-        judge(result, &tried, 3, &Schedule::Exponential, 0.0)
+        judge(result, &tried, &RULES, &Schedule::Exponential, 0.0)
     }
 
     #[test]
@@ -94,9 +102,28 @@ mod tests {
     }
 
     #[test]
+    fn a_config_may_choose_to_retry_what_is_final_otherwise() {
+        let rules = RetryRules {
+            max_retries: 1,
+            policy: RetryPolicy::Fixed { delay_seconds: 5 },
+            retry_on: RetryOn::new([429]).unwrap(),
+        };
+        let judged = |attempts: u32, result: &AttemptResult| {
+            let tried = Tried { attempts, ..Tried::default() };
+            judge(result, &tried, &rules, &Schedule::Exponential, 0.0)
+        };
+        assert_eq!(judged(1, &answered(429, None)), Verdict::Retry(Duration::from_secs(5)));
+        assert_eq!(judged(1, &answered(429, Some(60))), Verdict::Retry(Duration::from_secs(60)));
+        assert_eq!(judged(2, &answered(429, Some(60))), Verdict::Failed(FailReason::Exhausted));
+        assert_eq!(judged(1, &answered(408, Some(60))), Verdict::Failed(FailReason::Refused));
+        assert_eq!(judged(1, &answered(410, None)), Verdict::Failed(FailReason::Gone));
+        assert_eq!(judged(1, &answered(500, Some(60))), Verdict::Retry(Duration::from_secs(5)));
+    }
+
+    #[test]
     fn attempts_by_hand_do_not_count() {
         let tried = Tried { attempts: 4, by_hand: 1, ..Tried::default() };
-        let verdict = judge(&answered(500, None), &tried, 3, &Schedule::Exponential, 0.0);
+        let verdict = judge(&answered(500, None), &tried, &RULES, &Schedule::Exponential, 0.0);
         assert!(matches!(verdict, Verdict::Retry(_)));
     }
 }

@@ -1,6 +1,6 @@
 //! What settling leaves to be done: logs to trim, failed sets to shorten, configs to disable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::metrics::WalkMetrics;
-use crate::redis::configs::DisableGone;
+use crate::redis::configs::Disabling;
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries::{self, BATCH_MAX};
+use crate::redis::deliveries;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::{self, Written};
 use crate::settings::Settings;
@@ -35,6 +35,7 @@ pub struct ChoreRunner {
     metrics: WalkMetrics,
     written: HashMap<(ShardNumber, ConfigId), (Written, Instant)>,
     gone: Vec<(ConfigId, u64)>,
+    failed_over: HashSet<(ShardNumber, ConfigId)>,
 }
 
 // === impl ChoreRunner ===
@@ -50,7 +51,8 @@ impl ChoreRunner {
         settings: Arc<Settings>,
         metrics: WalkMetrics,
     ) -> Self {
-        Self { link, shards, settler, clock, settings, metrics, written: HashMap::new(), gone: Vec::new() }
+        let (written, gone, failed_over) = (HashMap::new(), Vec::new(), HashSet::new());
+        Self { link, shards, settler, clock, settings, metrics, written, gone, failed_over }
     }
 
     /// Does what has come up; what fails is kept and tried again at the next call. `all` also tells the sizes of
@@ -61,23 +63,31 @@ impl ChoreRunner {
     pub async fn run_once(&mut self, all: bool) -> Result<()> {
         let chores = self.settler.take_chores();
         self.gone.extend(chores.gone);
+        self.failed_over.extend(chores.failed_over);
         for (log, written) in chores.written {
             let (sum, _) = self.written.entry(log).or_insert((Written::default(), Instant::now()));
             sum.rows += written.rows;
             sum.log_bytes += written.log_bytes;
             sum.payload_bytes += written.payload_bytes;
         }
-        self.disable_gone().await?;
-        self.trim_logs(all).await?;
-        for (shard, config) in chores.failed_over {
+        // One that fails keeps no other from being done.
+        let disabled = self.disable_gone().await;
+        let shortened = self.shorten_all_failed().await;
+        let trimmed = self.trim_logs(all).await;
+        disabled.and(shortened).and(trimmed)
+    }
+
+    async fn shorten_all_failed(&mut self) -> Result<()> {
+        while let Some((shard, config)) = self.failed_over.iter().next().copied() {
             self.shorten_failed(shard, config).await?;
+            self.failed_over.remove(&(shard, config));
         }
         Ok(())
     }
 
     async fn disable_gone(&mut self) -> Result<()> {
         while let Some((config, version)) = self.gone.last().copied() {
-            if self.link.disable_gone(config, version, self.clock.now()).await? == DisableGone::Disabled {
+            if self.link.disable_gone(config, version, self.clock.now()).await? == Disabling::Disabled {
                 self.metrics.configs_disabled.increment(1);
                 tracing::warn!(%config, "a config is disabled: its receiver answered 410 Gone");
             }
@@ -104,14 +114,6 @@ impl ChoreRunner {
             let dropped = log_write::trim(&self.link, keys, config, written, retention).await?;
             self.metrics.log_rows_evicted.increment(dropped);
             self.written.remove(&(shard, config));
-            let too_old = self
-                .clock
-                .now()
-                .0
-                .saturating_sub(u64::try_from(retention.log_age_max.as_millis()).unwrap_or(u64::MAX));
-            let before = crate::domain::clock::UnixMillis(too_old);
-            let aged = deliveries::evict_failed(&self.link, keys, config, Some(before), BATCH_MAX).await?;
-            self.metrics.failed_evicted.increment(aged);
         }
         Ok(())
     }

@@ -6,16 +6,13 @@ use std::sync::Arc;
 use super::duties::Duty;
 use super::life::Shared;
 use crate::attempt::Attempter;
-use crate::intake::{Intake, IntakeParts, Membership};
+use crate::intake::{BLOCK, Intake, IntakeParts, Membership};
 use crate::lanes::{Lanes, LanesParts};
 use crate::redis::connection::Link;
 use crate::redis::keys::ShardKeys;
 use crate::retry::{Scheduler, SchedulerParts};
 use crate::settle::{Credit, Settler, SettlerParts};
 use crate::upkeep::{ChoreRunner, Observer};
-
-/// The longest block of a read, with which the answer's time limit is prolonged.
-const BLOCK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A worker's rooms.
 pub(super) struct Rooms {
@@ -108,7 +105,10 @@ impl Parts<'_> {
         let observer = duty.scans.then(|| {
             let link = Rc::clone(self.link);
             let metrics = shared.metrics.clone();
-            Observer::new(link, keys.clone(), Rc::clone(&membership), intake.clone(), lease, metrics)
+            let (membership, intake) = (Rc::clone(&membership), intake.clone());
+            // Every replica is a member of every shard: one of them says who lives.
+            let permits = (duty.shard.0 == 0).then(|| Arc::clone(&shared.permits));
+            Observer::new(link, keys.clone(), membership, intake, permits, lease, metrics)
         });
         ShardRooms { keys, duty, membership, intake, scheduler, observer }
     }
@@ -121,6 +121,7 @@ impl Parts<'_> {
             keys: keys.clone(),
             membership: Rc::clone(membership),
             turn: Arc::clone(&shared.turns[usize::from(duty.shard.0)]),
+            pressure: Arc::clone(&shared.pressure),
             snapshot: Arc::clone(&shared.snapshot),
             lanes: Rc::clone(self.lanes),
             settler: Rc::clone(self.settler),

@@ -16,7 +16,7 @@ use super::duties::Duty;
 use crate::attempt::{Attempter, Egress};
 use crate::domain::clock::Clock;
 use crate::domain::snapshot::Snapshot;
-use crate::intake::{Membership, ReadTurn};
+use crate::intake::{Membership, MemoryPressure, ReadTurn};
 use crate::lanes::{Lanes, Permits};
 use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, Redis};
@@ -24,7 +24,7 @@ use crate::redis::keys::ShardKeys;
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
-use crate::upkeep::{ChoreRunner, Observer, sample};
+use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
 const TICK: Duration = Duration::from_millis(20);
@@ -34,9 +34,6 @@ const IDLE_TICKS: u32 = 50;
 
 /// Chores are done this often.
 const CHORES_EVERY: Duration = Duration::from_millis(100);
-
-/// The floor is raised and the gauges are read this often.
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// A stopping worker waits this long for its last writes and its leave.
 const LAST_WRITES: Duration = Duration::from_secs(5);
@@ -59,6 +56,8 @@ pub struct Shared {
     pub permits: Arc<Permits>,
     /// Whose turn it is to block on each shard.
     pub turns: Vec<Arc<ReadTurn>>,
+    /// Whether Redis is nearly full.
+    pub pressure: Arc<MemoryPressure>,
     /// Wakes the scanning scheduler of each shard.
     pub due_soon: Arc<[Notify]>,
     /// Configs that ask for a visit.
@@ -105,15 +104,19 @@ async fn live(
     mut stop: watch::Receiver<bool>,
 ) -> Drained {
     let Rooms { link, attempter, settler, lanes, chores, shards } = Rooms::build(&shared, worker, &duties);
-    let mut tasks = Vec::new();
-    let mut sources = Vec::new();
+    let (mut tasks, mut leasing, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     let run = Rc::clone(&settler);
     tasks.push(spawn_vital("settler", async move { run.run().await }));
+    let resume = (Rc::clone(&settler), Rc::clone(&lanes));
+    tasks.push(spawn_vital("resume", async move { resume_sending(&resume.0, &resume.1).await }));
     let (end_chores, chores_ended) = oneshot::channel();
     let chores = spawn_vital("chores", do_chores(chores, Rc::clone(&settler), chores_ended));
     let mut memberships = Vec::new();
     for rooms in shards {
         memberships.push((rooms.keys.clone(), Rc::clone(&rooms.membership)));
+        let renewing =
+            renew(Arc::clone(&shared), Rc::clone(&link), rooms.keys.clone(), Rc::clone(&rooms.membership));
+        leasing.push(spawn_vital("lease", renewing));
         start_shard(&shared, &link, rooms, &stop, &mut tasks, &mut sources);
     }
     let leases: Vec<_> = memberships.iter().map(|(_, membership)| Rc::clone(membership)).collect();
@@ -123,6 +126,8 @@ async fn live(
     let mut drained = drain(&shared, &lanes, &settler, sources).await;
     let _ = end_chores.send(());
     let _ = tokio::time::timeout(LAST_WRITES, chores).await;
+    // A renewal after the leave would make a member that nobody is.
+    leasing.iter().for_each(TaskHandle::abort);
     drained.clean &= leave(&link, &memberships).await;
     tasks.iter().for_each(TaskHandle::abort);
     drained
@@ -137,9 +142,7 @@ fn start_shard(
     tasks: &mut Vec<TaskHandle<()>>,
     sources: &mut Vec<TaskHandle<()>>,
 ) {
-    let ShardRooms { keys, duty, membership, intake, scheduler, observer } = rooms;
-    let renewing = renew(Arc::clone(shared), Rc::clone(link), keys.clone(), membership);
-    tasks.push(spawn_vital("lease", renewing));
+    let ShardRooms { keys, duty, intake, scheduler, observer, .. } = rooms;
     if let Some(intake) = intake {
         let stop = stop.clone();
         sources.push(spawn_vital("intake", async move { intake.run(stop).await }));
@@ -152,7 +155,14 @@ fn start_shard(
         tasks.push(spawn_vital("observer", observe(observer, stop.clone())));
     }
     if duty.scans {
-        tasks.push(spawn_vital("sampler", keep_up(Arc::clone(shared), Rc::clone(link), keys)));
+        let (snapshot, clock) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.clock));
+        let (settings, metrics) = (Arc::clone(&shared.settings), shared.metrics.clone());
+        let ages = AgeRotation::new(Rc::clone(link), keys.clone(), snapshot, clock, settings, metrics);
+        tasks.push(spawn_vital("ages", rotate(ages)));
+        let age = shared.settings.retention.events_age;
+        let (clock, pressure) = (Arc::clone(&shared.clock), Arc::clone(&shared.pressure));
+        let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, age);
+        tasks.push(spawn_vital("sampler", keep_up(sampler)));
     }
 }
 
@@ -199,6 +209,14 @@ async fn tick(
             lanes.forget_idle();
             shared.permits.forget_unused();
         }
+    }
+}
+
+/// Starts what waited while the settler was behind.
+async fn resume_sending(settler: &Settler, lanes: &Rc<Lanes>) {
+    loop {
+        settler.caught_up.notified().await;
+        lanes.pump_waiting();
     }
 }
 
@@ -251,13 +269,21 @@ async fn do_chores(mut chores: ChoreRunner, settler: Rc<Settler>, mut ended: one
     }
 }
 
-async fn keep_up(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys) {
+async fn rotate(mut ages: AgeRotation) {
     loop {
-        let age = shared.settings.retention.events_age;
-        if let Err(error) = sample(&link, &keys, &shared.clock, age).await {
+        tokio::time::sleep(AgeRotation::PERIOD).await;
+        if let Err(error) = ages.run_once().await {
             metrics::redis_error(error.operation);
         }
-        tokio::time::sleep(SAMPLE_EVERY).await;
+    }
+}
+
+async fn keep_up(mut sampler: Sampler) {
+    loop {
+        if let Err(error) = sampler.run_once().await {
+            metrics::redis_error(error.operation);
+        }
+        tokio::time::sleep(sampler.period()).await;
     }
 }
 
@@ -286,12 +312,16 @@ async fn drain(
     Drained { given_up, clean: written }
 }
 
-/// Leaves every group; false where something is still pending.
+/// Leaves every group; false where something is still pending. Without Redis nothing can be left: the first error
+/// ends it, and other replicas remove the consumers once their leases are past.
 async fn leave(link: &Link, memberships: &[(ShardKeys, Rc<Membership>)]) -> bool {
+    let deadline = Instant::now() + LAST_WRITES;
     let mut left = true;
     for (keys, membership) in memberships {
-        let leave = tokio::time::timeout(LAST_WRITES, membership.leave(link, keys)).await;
-        left &= matches!(leave, Ok(Ok(true)));
+        match tokio::time::timeout_at(deadline, membership.leave(link, keys)).await {
+            Ok(Ok(own)) => left &= own,
+            Ok(Err(_)) | Err(_) => return false,
+        }
     }
     left
 }

@@ -3,7 +3,7 @@
 use hyper::Method;
 use postrider::domain::clock::UnixMillis;
 use postrider::domain::token::Role;
-use postrider::redis::configs::DisableGone;
+use postrider::redis::configs::Disabling;
 use postrider::redis::tokens::revoke_token;
 use serde_json::{Value, json};
 
@@ -305,13 +305,13 @@ async fn a_410_disables_only_the_version_that_was_used_and_active_true_heals_it(
     let id = made["id"].as_str().unwrap().parse().unwrap();
     let link = space.redis().link();
     let at = UnixMillis(1_777_626_000_000);
-    assert_eq!(link.disable_gone(id, 7, at).await.unwrap(), DisableGone::VersionChanged);
-    assert_eq!(link.disable_gone(id, 1, at).await.unwrap(), DisableGone::Disabled);
+    assert_eq!(link.disable_gone(id, 7, at).await.unwrap(), Disabling::VersionChanged);
+    assert_eq!(link.disable_gone(id, 1, at).await.unwrap(), Disabling::Disabled);
     let before = control(&space);
-    assert_eq!(link.disable_gone(id, 1, at).await.unwrap(), DisableGone::AlreadyDisabled);
+    assert_eq!(link.disable_gone(id, 1, at).await.unwrap(), Disabling::AlreadyDisabled);
     assert_eq!(control(&space), before);
     let unknown = "0123456789abcdef01234567".parse().unwrap();
-    assert_eq!(link.disable_gone(unknown, 1, at).await.unwrap(), DisableGone::VersionChanged);
+    assert_eq!(link.disable_gone(unknown, 1, at).await.unwrap(), Disabling::VersionChanged);
     eventually("the change to be followed", async || {
         admin.get(CONFIGS).await.ok(200)[0]["disabledReason"] == "gone"
     })

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -41,6 +41,10 @@ pub(crate) struct Arrival {
     pub(crate) nth: usize,
     /// Which request at this path it is, over all deliveries; 1 is the first.
     pub(crate) nth_at_path: usize,
+    /// How many requests were under way at this path, this one included.
+    pub(crate) at_once: usize,
+    /// When it arrived.
+    pub(crate) at: Instant,
     /// Whether the signature is the one of the path's secret at that moment.
     pub(crate) verified: bool,
 }
@@ -50,6 +54,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) after: Duration,
+    /// Seconds of a `Retry-After` header.
+    pub(crate) retry_after: Option<u64>,
 }
 
 /// Sums over all arrivals.
@@ -75,6 +81,7 @@ struct Book {
     ready: HashSet<String>,
     by_delivery: HashMap<String, usize>,
     by_path: HashMap<String, usize>,
+    under_way: HashMap<String, usize>,
     nonces: HashSet<String>,
     unverified: usize,
 }
@@ -163,10 +170,10 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
 
 async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let Ok(body) = body.collect().await else { return response(400) };
+    let Ok(body) = body.collect().await else { return response(Reply::status(400)) };
     let (path, body) = (head.uri.path().to_owned(), body.to_bytes());
     let Some((secret, behaviour)) = state.endpoints.lock().expect("endpoints").get(&path).cloned() else {
-        return response(404);
+        return response(Reply::status(404));
     };
     let text = |name: &str| {
         head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
@@ -181,16 +188,18 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Byte
         body,
         nth: 0,
         nth_at_path: 0,
+        at_once: 0,
+        at: Instant::now(),
         verified,
     };
-    let reply = match state.book.lock().expect("the book").enter(arrival) {
-        Some(arrival) => behaviour(&arrival),
-        None => Reply::ok(),
-    };
+    let entered = state.book.lock().expect("the book").enter(arrival);
+    let Some(arrival) = entered else { return response(Reply::ok()) };
+    let reply = behaviour(&arrival);
     if !reply.after.is_zero() {
         tokio::time::sleep(reply.after).await;
     }
-    response(reply.status)
+    state.book.lock().expect("the book").leave(&arrival);
+    response(reply)
 }
 
 fn nonce(body: &[u8]) -> String {
@@ -201,9 +210,13 @@ fn nonce(body: &[u8]) -> String {
     serde_json::from_slice::<Envelope>(body).map_or_else(|_| String::new(), |envelope| envelope.nonce)
 }
 
-fn response(status: u16) -> Response<Full<Bytes>> {
-    let body = Bytes::from(format!("answer {status}"));
-    Response::builder().status(status).body(Full::new(body)).expect("a response")
+fn response(reply: Reply) -> Response<Full<Bytes>> {
+    let body = Bytes::from(format!("answer {}", reply.status));
+    let mut response = Response::builder().status(reply.status);
+    if let Some(seconds) = reply.retry_after {
+        response = response.header("retry-after", seconds);
+    }
+    response.body(Full::new(body)).expect("a response")
 }
 
 // === impl Book ===
@@ -223,9 +236,17 @@ impl Book {
         };
         arrival.nth = count(&mut self.by_delivery, &arrival.delivery);
         arrival.nth_at_path = count(&mut self.by_path, &arrival.path);
+        arrival.at_once = count(&mut self.under_way, &arrival.path);
         self.nonces.insert(arrival.nonce.clone());
         self.arrivals.push(arrival.clone());
         Some(arrival)
+    }
+
+    /// The arrival is about to be answered.
+    fn leave(&mut self, arrival: &Arrival) {
+        if let Some(under_way) = self.under_way.get_mut(&arrival.path) {
+            *under_way -= 1;
+        }
     }
 }
 
@@ -246,7 +267,11 @@ impl Reply {
     }
 
     pub(crate) const fn status(status: u16) -> Self {
-        Self { status, after: Duration::ZERO }
+        Self { status, after: Duration::ZERO, retry_after: None }
+    }
+
+    pub(crate) const fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     pub(crate) const fn after(self, after: Duration) -> Self {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{RedisServer, TestSpace, file_with, free_port, signal};
 
 /// The program with nothing of this process's environment that could change its settings.
-fn program(arguments: &[&str]) -> Command {
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("POSTRIDER_")) {
         command.env_remove(name);
@@ -28,7 +28,7 @@ fn on(space: &TestSpace, arguments: &[&str]) -> Output {
     run(&[arguments, &reach].concat())
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("ended by a signal: {output:?}"))
 }
 
@@ -36,7 +36,7 @@ fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub(crate) fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

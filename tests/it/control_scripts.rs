@@ -63,7 +63,7 @@ fn first(answer: &Value) -> String {
 
 #[test]
 fn put_configs_writes_all_or_nothing_and_once() {
-    let mut fixture = Fixture::new(&["configs", "meta", "changes", "audit"]);
+    let mut fixture = Fixture::new(&["configs", "meta", "changes", "audit", "health"]);
     let run = |fixture: &mut Fixture, sequence: [&str; 2], ops: &[&str]| -> String {
         let [before, after] = sequence.map(str::as_bytes);
         let args = [before, after, b"100".as_slice(), b"100", b"me", b"org", b"what"];
@@ -71,7 +71,10 @@ fn put_configs_writes_all_or_nothing_and_once() {
         let answer: Value = command.query(&mut fixture.raw).unwrap();
         first(&answer)
     };
-    let empty: Vec<Vec<String>> = vec![vec![]; 4];
+    let mut empty: Vec<Vec<String>> = vec![vec![]; 5];
+    let health = fixture.keys[4].clone();
+    redis::cmd("HSET").arg(&health).arg(&["a", "known", "z", "known"]).exec(&mut fixture.raw).unwrap();
+    empty[4] = vec!["a=known".into(), "z=known".into()];
     assert_eq!(fixture.state(), empty);
     // One of two does not hold what was read; or a config was made meanwhile: nothing is written.
     assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "old", "B1"]), "conflict");
@@ -84,6 +87,7 @@ fn put_configs_writes_all_or_nothing_and_once() {
         vec!["configSequence=2".into()],
         vec!["kind config id a".into(), "kind config id b".into()],
         vec!["who me organisation org what what".into()],
+        vec!["z=known".into()],
     ];
     assert_eq!(fixture.state(), once);
     assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "", "B1"]), "conflict");
@@ -95,6 +99,50 @@ fn put_configs_writes_all_or_nothing_and_once() {
     let after = fixture.state();
     assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2"]), "conflict");
     assert_eq!(fixture.state(), after);
+}
+
+#[test]
+fn health_is_changed_once_and_only_of_an_active_config_at_its_version() {
+    let mut fixture = Fixture::new(&["health", "configs", "changes"]);
+    let run = |fixture: &mut Fixture, version: &str, how: &str, read: &str, next: &str| -> (String, String) {
+        let args =
+            [b"a".as_slice(), version.as_bytes(), how.as_bytes(), read.as_bytes(), next.as_bytes(), b"100"];
+        let answer: (String, u64, String) =
+            scripts::HEALTH.call(fixture.keys(), args).query(&mut fixture.raw).unwrap();
+        assert!(answer.1 > 1_700_000_000_000, "{}", answer.1);
+        (answer.0, answer.2)
+    };
+    let said = |what: &str, json: &str| (what.to_owned(), json.to_owned());
+    let set = |fixture: &mut Fixture, config: &str| {
+        let key = fixture.keys[1].clone();
+        redis::cmd("HSET").arg(key).arg(&["a", config]).exec(&mut fixture.raw).unwrap();
+    };
+    // Unknown, deleted, paused, of another version: nothing is remembered.
+    for config in
+        ["", r#"{"kind":"tombstone"}"#, r#"{"active":false,"version":3}"#, r#"{"active":true,"version":4}"#]
+    {
+        if !config.is_empty() {
+            set(&mut fixture, config);
+        }
+        for how in ["r", "w", "a"] {
+            assert_eq!(run(&mut fixture, "3", how, "", "H1"), said("gone", ""));
+        }
+        assert_eq!((fixture.state()[0].len(), fixture.state()[2].len()), (0, 0), "{config}");
+    }
+    set(&mut fixture, r#"{"active":true,"version":3}"#);
+    assert_eq!(run(&mut fixture, "3", "r", "", ""), said("read", ""));
+    assert_eq!(run(&mut fixture, "3", "w", "H0", "H1"), said("conflict", ""));
+    assert_eq!(run(&mut fixture, "3", "w", "", "H1"), said("written", "H1"));
+    assert_eq!(run(&mut fixture, "3", "w", "", "H1"), said("conflict", "H1"));
+    assert_eq!((fixture.state()[0].clone(), fixture.state()[2].len()), (vec!["a=H1".to_owned()], 0));
+    assert_eq!(run(&mut fixture, "3", "a", "H1", "H2"), said("written", "H2"));
+    let state = fixture.state();
+    assert_eq!((&state[0], &state[2]), (&vec!["a=H2".to_owned()], &vec!["kind health id a".to_owned()]));
+    assert_eq!(run(&mut fixture, "3", "a", "H1", "H2"), said("conflict", "H2"));
+    assert_eq!(fixture.state(), state);
+    assert_eq!(run(&mut fixture, "3", "a", "H2", ""), said("written", ""));
+    assert_eq!(run(&mut fixture, "3", "a", "H2", ""), said("conflict", ""));
+    assert_eq!((fixture.state()[0].len(), fixture.state()[2].len()), (0, 2));
 }
 
 #[test]

@@ -112,7 +112,7 @@ async fn a_stream_that_was_deleted_and_begun_again_is_noticed() {
     let space = TestSpace::new();
     let mut raw = space.raw();
     announce(&space, &mut raw, "9000-1", ID);
-    let pace = Pace { block: Duration::from_millis(50), ..Pace::default() };
+    let pace = Pace { block: Duration::from_millis(50), position_check: Duration::ZERO, ..Pace::default() };
     let (directory, _stop) = following(&space, pace).await;
     redis::cmd("DEL").arg(key(&space, "changes")).exec(&mut raw).unwrap();
     store(&space, &mut raw, ID, &tombstone(ID));
@@ -123,7 +123,8 @@ async fn a_stream_that_was_deleted_and_begun_again_is_noticed() {
 #[tokio::test]
 async fn the_periodic_check_finds_what_nobody_announced() {
     let space = TestSpace::new();
-    let pace = Pace { block: Duration::from_millis(20), full_check: Duration::from_millis(100) };
+    let pace =
+        Pace { block: Duration::from_millis(20), full_check: Duration::from_millis(100), ..Pace::default() };
     let (directory, _stop) = following(&space, pace).await;
     store(&space, &mut space.raw(), ID, &tombstone(ID));
     eventually("the config", async || knows(&directory, ID)).await;

@@ -9,7 +9,7 @@ use postrider::settings::Settings;
 use serde_json::{Value, json};
 
 use crate::support::{RedisServer, TestSpace, eventually};
-use crate::support_http::{AdminServer, Api, EVENTS};
+use crate::support_http::{AdminServer, Api, CONFIGS, EVENTS};
 
 const PROCEDURE: &str = "publishWebhookEvents";
 
@@ -137,6 +137,31 @@ async fn one_bad_item_refuses_all_and_limits_hold() {
     let thousand: Vec<Value> = (0..1_000).map(|n| event(&format!("n{n}"))).collect();
     let answer = api.post(EVENTS, &thousand.into()).await.ok(202);
     assert_eq!(answer["events"].as_array().unwrap().len(), 1_000);
+}
+
+/// A caller that dies while it sends: an announced length that never comes, and a chunk without its end.
+#[tokio::test]
+async fn a_body_that_breaks_off_is_refused_and_nothing_is_stored() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let space = TestSpace::new();
+    let (server, publisher) = publisher(&space).await;
+    let admin = server.caller("org_1", Role::Admin).await;
+    let event = r#"{"event":"reward.earned","data":{}}"#;
+    for (api, method, path) in [(&publisher, "POST", EVENTS), (&admin, "PUT", CONFIGS)] {
+        for framing in ["content-length: 4000\r\n\r\n", "transfer-encoding: chunked\r\n\r\n23\r\n"] {
+            let mut stream = tokio::net::TcpStream::connect(api.address).await.unwrap();
+            let token = api.token();
+            let head = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n");
+            stream.write_all(format!("{head}{framing}{event}").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{method} {framing}: {answer:?}");
+            assert!(answer.contains(r#""message":"body: ended early""#), "{answer}");
+        }
+    }
+    assert_eq!(shard(&space), (vec![], vec![]));
+    assert_eq!(admin.get(CONFIGS).await.ok(200), json!([]));
 }
 
 #[tokio::test]

@@ -140,6 +140,67 @@ async fn a_renewal_whose_answer_was_lost_is_renewed_again() {
     // A takeover ends it for good.
     let (_, observed) = observe(&link, &keys).await.unwrap().remove(0);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(reclaim(&link, &keys, "a", observed, "b").await.unwrap(), Reclaimed::Gone);
+    assert_eq!(reclaim(&link, &keys, "a", observed, Some("b")).await.unwrap(), Reclaimed::Gone);
     assert_eq!(renew(&link, &keys, "a", lease, observed).await.unwrap().end, None);
+}
+
+/// An attempt after which the queue refused the delivery was missing from its record.
+#[test]
+fn a_delivery_that_a_full_queue_refuses_keeps_its_attempt() {
+    let space = TestSpace::new();
+    let stage = Stage::on(
+        &space.url,
+        &space.namespace,
+        &["--retry-schedule", "1h", "--queue-max", "1", "--workers", "1"],
+    );
+    let config = stage.config("/a", json!({}), |_| Reply::status(503));
+    stage.add(&[]);
+    stage.wait_logged(&config, "retrying", 1);
+    stage.add(&[]);
+    let failed = stage.wait_logged(&config, "failed", 1).remove(0);
+    assert_eq!(failed["attempts"], 1, "{failed}");
+    assert_eq!(failed["responseStatus"], 503, "{failed}");
+    stage.wait_acked();
+}
+
+/// A member of `due` that is no config id stopped every retry of its shard, one of `queue` those of its config.
+#[test]
+fn corrupt_members_stop_nothing() {
+    let space = TestSpace::new();
+    let stage = Stage::on(&space.url, &space.namespace, &["--retry-schedule", "100ms"]);
+    let config =
+        stage.config("/a", json!({}), |arrival| Reply::status(if arrival.nth == 1 { 500 } else { 200 }));
+    let queue = stage.keys.queue(config.id.parse().unwrap());
+    stage.redis::<()>(&["ZADD", &stage.keys.due(), "1", "no config"]);
+    stage.redis::<()>(&["ZADD", &queue, "1", "no delivery", "2", "dlv_00000000040000000000000001"]);
+    stage.add(&[]);
+    stage.wait_logged(&config, "delivered", 1);
+    stage.wait_acked();
+    wait_for("the queue to be empty", || {
+        stage.redis::<usize>(&["ZCARD", &queue]) + stage.redis::<usize>(&["ZCARD", &stage.keys.due()]) == 0
+    });
+}
+
+/// A write that Redis refuses for a reason of its own was repeated for ever, before all others and with a pause.
+#[test]
+fn a_refused_write_waits_for_itself() {
+    let space = TestSpace::new();
+    let stage = Stage::on(&space.url, &space.namespace, &["--workers", "1"]);
+    let broken = stage.config("/broken", json!({}), |_| Reply::ok());
+    let sound = stage.config("/sound", json!({}), |_| Reply::ok());
+    let log = stage.keys.log(broken.id.parse().unwrap());
+    stage.redis::<()>(&["DEL", &log]);
+    stage.redis::<()>(&["SET", &log, "no stream"]);
+    (0..20).for_each(|_| drop(stage.add(&[("configId", &broken.id)])));
+    wait_for("the attempts", || stage.arrivals.at("/broken").len() == 20);
+    let began = std::time::Instant::now();
+    for count in 1..=20 {
+        stage.add(&[("configId", &sound.id)]);
+        wait_for("the next one", || stage.arrivals.at("/sound").len() == count);
+        wait_for("its acknowledgement", || stage.pending() <= 20);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    stage.redis::<()>(&["DEL", &log]);
+    stage.wait_acked_within(Duration::from_secs(60));
+    assert_eq!(stage.arrivals.at("/broken").len(), 20, "nothing was sent twice");
 }

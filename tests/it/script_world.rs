@@ -244,6 +244,10 @@ impl Walk {
         if !short.starts_with("delivery:") {
             return self.shown(&String::from_utf8(value).unwrap());
         }
+        if DeliveryRecord::is_mark(&value) {
+            let config = ConfigId::from_bytes(value[4..].try_into().unwrap());
+            return format!("{} mark", self.shown(&config.to_string()));
+        }
         let record = DeliveryRecord::decode(&value).unwrap();
         let standing = match record.standing {
             Standing::Waiting => "waiting",

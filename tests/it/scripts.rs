@@ -4,7 +4,7 @@
 use postrider::domain::event::Rejection;
 use postrider::domain::ids::{ConfigSequence, DeliveryId};
 use postrider::redis::connection::Redis;
-use postrider::redis::deliveries::{evict_failed, put_back};
+use postrider::redis::deliveries::{Claim, clear, evict_failed, put_back};
 use postrider::redis::events::{ensure_group, raise_floor, read, reject};
 use postrider::redis::fates::{Applied, Proof, Step};
 use postrider::redis::leases::{LeaseEnd, Reclaimed, leave, reclaim, renew};
@@ -56,6 +56,8 @@ async fn all_scripts(walk: &mut Walk, before: Before<'_>) {
     let back = put_back(&walk.link, &keys, one, &[(ids[1], claimed.claim)], seconds(0)).await.unwrap();
     assert_eq!(back, 1);
     let claimed = walk.claim(one, CLAIM).await;
+    before(walk, &[keys.queue(one), keys.due(), keys.size(one), keys.delivery(ids[1])]);
+    assert_eq!(clear(&walk.link, &keys, one, &[(ids[1], Claim(5))]).await.unwrap(), (0, 0));
     before(walk, &settle_keys);
     let finished = walk.settle(one, other, Proof::Claimed(claimed.claim), Step::Finish).await;
     assert!(matches!(finished, Applied::Now(_)));
@@ -79,7 +81,7 @@ async fn all_scripts(walk: &mut Walk, before: Before<'_>) {
     assert!(!ensure_group(&walk.link, &keys).await.unwrap());
     assert_eq!(raise_floor(&walk.link, &keys).await.unwrap().pending, 2);
     before(walk, &[keys.events(), keys.replicas()]);
-    let reclaimed = reclaim(&walk.link, &keys, CONSUMER, None::<LeaseEnd>, "a.0").await.unwrap();
+    let reclaimed = reclaim(&walk.link, &keys, CONSUMER, None::<LeaseEnd>, Some("a.0")).await.unwrap();
     assert_eq!(reclaimed, Reclaimed::Moved(2));
     assert!(!leave(&walk.link, &keys, "a.0").await.unwrap());
     assert!(leave(&walk.link, &keys, CONSUMER).await.unwrap());
@@ -99,7 +101,9 @@ async fn a_full_redis_still_drains() {
         assert_eq!(refused.code(), Some("OOM"));
     })
     .await;
-    let keys: Vec<String> = walk.raw.keys("alone:*").unwrap();
+    let mut keys: Vec<String> = walk.raw.keys("alone:*").unwrap();
+    // The mark of the one that was delivered before its event was acknowledged goes by itself.
+    keys.retain(|key| walk.raw.pttl::<_, i64>(key).unwrap() < 0);
     assert!(keys.iter().all(|key| !key.contains(":queue:") && !key.contains(":delivery:")), "{keys:?}");
 }
 

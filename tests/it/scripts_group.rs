@@ -74,7 +74,7 @@ async fn only_a_consumer_that_was_seen_dead_for_a_lease_is_taken_over() {
             [Reclaimed::Alive; 3]
         };
         for (n, answer) in answers.into_iter().enumerate() {
-            let found = reclaim(&walk.link, &walk.keys, "dead.0", observed, "live.0").await.unwrap();
+            let found = reclaim(&walk.link, &walk.keys, "dead.0", observed, Some("live.0")).await.unwrap();
             assert_eq!(found, answer, "{what} {n}");
             let moved = "events 7-0 8-0 group dead.0[] live.0[7-0x2,8-0x2]".to_owned();
             let gone = "events 7-0 8-0 group live.0[7-0x2,8-0x2]".to_owned();
@@ -98,7 +98,7 @@ async fn a_take_over_moves_64_at_a_time_and_drops_what_the_stream_lost() {
     }
     let _: u64 = walk.raw.xdel(walk.keys.events(), &["1-0"]).unwrap();
     for answer in [Reclaimed::Moved(64), Reclaimed::Moved(6), Reclaimed::Gone] {
-        assert_eq!(reclaim(&walk.link, &walk.keys, "dead.0", None, "live.0").await.unwrap(), answer);
+        assert_eq!(reclaim(&walk.link, &walk.keys, "dead.0", None, Some("live.0")).await.unwrap(), answer);
     }
     let own = events::own_pending(&walk.link, &walk.keys, "live.0", None, 100).await.unwrap();
     assert_eq!(own.len(), 69);
@@ -128,7 +128,7 @@ async fn a_consumer_leaves_only_when_it_owns_nothing() {
     let _: u64 = walk.raw.zadd(walk.keys.replicas(), "dead.0", 1_000).unwrap();
     assert!(leave(&walk.link, &walk.keys, "dead.0").await.unwrap());
     assert_eq!(walk.state(), NOTHING);
-    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", None, "live.0").await;
+    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", None, Some("live.0")).await;
     assert_eq!(reclaimed.unwrap_err().code(), Some("NOGROUP"));
     assert_eq!(observe(&walk.link, &walk.keys).await.unwrap_err().code(), Some("ERR"), "no such key");
 }
@@ -254,4 +254,20 @@ async fn the_floor_follows_a_group_that_was_set_back() {
     assert_eq!(events::read(&walk.link, &walk.keys, "a.0", 10, None).await.unwrap().len(), 2);
     let floor = raise_floor(&walk.link, &walk.keys).await.unwrap();
     assert_eq!(floor, Floor { floor: Some("5999-18446744073709551615".into()), pending: 2 });
+}
+
+#[tokio::test]
+async fn who_cannot_take_entries_removes_only_consumers_without_any() {
+    let mut walk = Walk::new().await;
+    two_read(&mut walk, Some(1_000)).await;
+    let before = walk.state();
+    let observed = Some(LeaseEnd(1_000));
+    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", observed, None).await.unwrap();
+    assert_eq!((reclaimed, walk.state()), (Reclaimed::Alive, before), "its lease is not closed either");
+    for ms in [7, 8] {
+        let id = postrider::domain::ids::StreamId { ms, seq: 0 };
+        events::acknowledge(&walk.link, &walk.keys, id).await.unwrap();
+    }
+    let reclaimed = reclaim(&walk.link, &walk.keys, "dead.0", observed, None).await.unwrap();
+    assert_eq!((reclaimed, walk.state()), (Reclaimed::Gone, lines(&["events 7-0 8-0 group"])));
 }

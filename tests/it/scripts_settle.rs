@@ -62,6 +62,9 @@ const HANDED_OFF: [&str; 4] = [
 const FAILED: [&str; 3] =
     ["failed:c1 d1.7@~0s", "delivery:d1.7 c1 refused next=0 inline=10", "size:c1 failedBytes={small}"];
 
+/// What a delivery that is finished under a claim leaves while its event is pending.
+const MARK: [&str; 1] = ["delivery:d1.7 c1 mark ttl"];
+
 fn word(applied: Applied) -> &'static str {
     match applied {
         Applied::Now(_) => "now",
@@ -168,7 +171,7 @@ async fn the_reader_of_an_event_decides_once() {
 #[tokio::test]
 async fn the_holder_of_a_claim_decides_once() {
     for given in [Given::Claimed, Given::ClaimedFull] {
-        for (action, after) in [('q', &QUEUED[..]), ('h', &HANDED_OFF), ('f', &FAILED), ('d', &[])] {
+        for (action, after) in [('q', &QUEUED[..]), ('h', &HANDED_OFF), ('f', &FAILED), ('d', &MARK)] {
             check(given, action, ["now", "lost"], Some(&[&[EVENTS], after].concat())).await;
         }
     }
@@ -176,7 +179,7 @@ async fn the_holder_of_a_claim_decides_once() {
 
 #[tokio::test]
 async fn a_claim_without_a_record_is_settled_too() {
-    for (action, after) in [('q', &QUEUED[..]), ('h', &HANDED_OFF), ('f', &FAILED), ('d', &[])] {
+    for (action, after) in [('q', &QUEUED[..]), ('h', &HANDED_OFF), ('f', &FAILED), ('d', &MARK)] {
         check(Given::ClaimedEmpty, action, ["now", "lost"], Some(&[&[EVENTS], after].concat())).await;
     }
 }
@@ -285,10 +288,10 @@ async fn a_body_apart_stays_as_long_as_a_delivery_needs_it() {
     };
     assert_eq!(walk.state()[0], "body:7-0 owners=2 bytes=5000");
     // Delivered it needs it no longer; the other one still does.
-    assert_eq!(word(walk.settle(one, event, Proof::Claimed(claim), Step::Finish).await), "now");
-    assert_eq!(walk.state(), lines(&[&[EVENTS, LARGE_BODY][..], &failed].concat()));
-    assert_eq!(word(walk.settle(one, event, Proof::Claimed(claim), Step::Finish).await), "lost");
-    assert_eq!(walk.state(), lines(&[&[EVENTS, LARGE_BODY][..], &failed].concat()));
+    for answer in ["now", "lost"] {
+        assert_eq!(word(walk.settle(one, event, Proof::Claimed(claim), Step::Finish).await), answer);
+        assert_eq!(walk.state(), lines(&[&[EVENTS, LARGE_BODY][..], &MARK, &failed].concat()));
+    }
 }
 
 #[tokio::test]
@@ -300,7 +303,34 @@ async fn the_last_delivery_takes_the_body_with_it_and_the_sizes_are_gone() {
         let proof = Proof::Claimed(claim);
         assert_eq!(word(walk.settle(config(number), event, proof, Step::Finish).await), "now");
     }
-    assert_eq!(walk.state(), lines(&[EVENTS]));
+    assert_eq!(walk.state(), lines(&[EVENTS, MARK[0], "delivery:d2.7 c2 mark ttl"]));
+}
+
+/// A park whose answer was lost was applied again after another worker had claimed and delivered the delivery: it
+/// was queued, and sent, a second time.
+#[tokio::test]
+async fn a_delivered_delivery_is_not_queued_again_by_its_reader() {
+    for action in ['q', 'h', 'f'] {
+        let mut walk = Walk::new().await;
+        let (event, proof) = given(&mut walk, Given::Claimed).await;
+        assert_eq!(word(walk.settle(config(1), event, proof, Step::Finish).await), "now");
+        let before = walk.state();
+        let applied = walk.settle(config(1), event, Walk::pending(event), step(action, true)).await;
+        assert_eq!(applied, Applied::Before(Claim(0)), "{action}");
+        assert_eq!(walk.state(), before);
+        // Whoever takes the event over does not make the delivery anew.
+        let ids = [event.delivery(ConfigSequence(1))];
+        assert_eq!(have_records(&walk.link, &walk.keys, &ids).await.unwrap(), [true]);
+    }
+}
+
+#[tokio::test]
+async fn a_delivered_delivery_of_an_acknowledged_event_leaves_nothing() {
+    let mut walk = Walk::new().await;
+    let (event, proof) = given(&mut walk, Given::Claimed).await;
+    events::acknowledge(&walk.link, &walk.keys, event.stream_id()).await.unwrap();
+    assert_eq!(word(walk.settle(config(1), event, proof, Step::Finish).await), "now");
+    assert_eq!(walk.state(), lines(&[&NEIGHBOUR[..], &["events 7-0 group reader.0[]"]].concat()));
 }
 
 #[tokio::test]

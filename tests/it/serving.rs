@@ -47,7 +47,8 @@ impl Serve {
             .args(["serve", "--redis-url", redis_url, "--namespace", namespace])
             .args(["--listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--ops-listen", &format!("127.0.0.1:{ops_port}")])
-            .args(["--lease", "1s", "--allow-http", "--allow-target", "127.0.0.0/8"])
+            .args(["--allow-http", "--allow-target", "127.0.0.0/8"])
+            .args(if extra.contains(&"--lease") { &[] } else { &["--lease", "1s"][..] })
             .args(extra)
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -98,12 +99,17 @@ impl Serve {
 
     /// The sum of all samples whose metric's name contains `word`.
     pub(crate) fn metric(&self, word: &str) -> f64 {
+        self.sample(word, "")
+    }
+
+    /// The sum of all samples whose metric's name contains `word` and whose labels contain `label`.
+    pub(crate) fn sample(&self, word: &str, label: &str) -> f64 {
         let (status, text) = call(self.ops_port, Method::GET, "/metrics", None, None).expect("/metrics");
         assert_eq!(status, 200);
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let name = line.split(['{', ' ']).next()?;
             let value = line.rsplit(' ').next()?.parse::<f64>().ok()?;
-            name.contains(word).then_some(value)
+            (name.contains(word) && line.contains(label)).then_some(value)
         });
         samples.sum()
     }

@@ -17,6 +17,9 @@ pub(crate) const EVENT: &str = "reward.earned";
 
 /// A server on a keyspace of its own, with a receiver.
 pub(crate) struct Stage {
+    /// Where the server finds Redis.
+    serve_url: String,
+    /// Where the test finds it.
     pub(crate) url: String,
     pub(crate) namespace: String,
     pub(crate) arrivals: Arrivals,
@@ -37,9 +40,15 @@ pub(crate) struct Put {
 impl Stage {
     /// Starts a server with `extra` arguments on the keyspace `namespace` of the Redis at `url`.
     pub(crate) fn on(url: &str, namespace: &str, extra: &[&str]) -> Self {
-        let serve = Serve::start(url, namespace, extra);
+        Self::through(url, url, namespace, extra)
+    }
+
+    /// As [`Stage::on`]; the server reaches the same Redis at `serve_url`.
+    pub(crate) fn through(serve_url: &str, url: &str, namespace: &str, extra: &[&str]) -> Self {
+        let serve = Serve::start(serve_url, namespace, extra);
         let keys = Keys::new(namespace).expect("a namespace").shard(ShardNumber(0));
         Self {
+            serve_url: serve_url.to_owned(),
             url: url.to_owned(),
             namespace: namespace.to_owned(),
             arrivals: Arrivals::start(),
@@ -63,7 +72,7 @@ impl Stage {
     /// Starts another server on the same keyspace, after the first was taken.
     pub(crate) fn start_serve(&mut self, extra: &[&str]) {
         assert!(self.serve.is_none(), "the first server was taken");
-        self.serve = Some(Serve::start(&self.url, &self.namespace, extra));
+        self.serve = Some(Serve::start(&self.serve_url, &self.namespace, extra));
     }
 
     /// Connects anew, after Redis was restarted.
@@ -145,8 +154,13 @@ impl Stage {
 
     /// Adds `count` events with the nonces `n-0`, `n-1`, ... in pipelines.
     pub(crate) fn add_many(&self, count: usize) {
+        self.add_some(0..count);
+    }
+
+    /// Adds the events with these numbers.
+    pub(crate) fn add_some(&self, numbers: std::ops::Range<usize>) {
         let events = self.keys.events();
-        let numbers: Vec<usize> = (0..count).collect();
+        let numbers: Vec<usize> = numbers.collect();
         for chunk in numbers.chunks(500) {
             let mut pipeline = redis::pipe();
             for number in chunk {
@@ -193,6 +207,14 @@ impl Stage {
         let path = format!("/logs?event={EVENT}&limit=100{query}");
         let answer = self.serve().get(&self.token, &path);
         answer["edges"].as_array().expect("edges").clone()
+    }
+
+    /// How many deliveries of the config have `status`, as the log counts them; never a floor here.
+    pub(crate) fn log_count(&self, config: &Put, status: &str) -> u64 {
+        let path = format!("/logs?event={EVENT}&limit=1&webhookConfigId={}&status={status}", config.id);
+        let answer = self.serve().get(&self.token, &path);
+        assert_eq!(answer["totalCountIsFloor"], false, "{answer}");
+        answer["totalCount"].as_u64().expect("a count")
     }
 
     /// Waits until the config's log has `count` records with `status`, and gives them.

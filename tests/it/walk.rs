@@ -194,14 +194,15 @@ fn a_changed_url_and_secret_are_used_by_the_next_retry() {
 
 #[test]
 fn retries_that_came_due_while_nothing_ran_are_made_after_the_start() {
-    let mut stage = stage(&["--retry-schedule", "5s"]);
+    let settings = ["--retry-schedule", "5s", "--breaker-failures", "0"];
+    let mut stage = stage(&settings);
     let config = stage.config("/a", json!({}), first(503));
     (0..50).for_each(|_| drop(stage.add(&[])));
     let queue = stage.keys.queue(config.id.parse().expect("an id"));
     wait_for("all of them to be queued", || stage.redis::<usize>(&["ZCARD", &queue]) == 50);
     let status = stage.take_serve().terminate();
     assert!(status.success(), "{status}");
-    stage.start_serve(&["--retry-schedule", "5s"]);
+    stage.start_serve(&settings);
     wait_for("every retry", || stage.logs("&status=delivered").len() == 50);
     assert_eq!(stage.arrivals.at("/a").len(), 100, "two attempts each");
 }

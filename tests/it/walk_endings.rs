@@ -49,7 +49,7 @@ fn other_4xx_and_3xx_are_final_at_once() {
 
 #[test]
 fn a_410_disables_the_config_and_fails_what_is_queued_for_it() {
-    let stage = stage(&["--retry-schedule", "1h"]);
+    let stage = stage(&["--retry-schedule", "1h", "--breaker-failures", "0"]);
     let config = stage
         .config("/a", json!({}), |arrival| Reply::status(if arrival.nonce == "last" { 410 } else { 503 }));
     let other = stage.config("/other", json!({}), |_| Reply::ok());

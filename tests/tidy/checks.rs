@@ -244,3 +244,18 @@ pub(crate) fn text_complaints(text: &str) -> Vec<String> {
     }
     complaints
 }
+
+/// Literals of a file's program that are metrics' names, in their order.
+pub(crate) fn metric_names(text: &str) -> Vec<String> {
+    let program = program(text);
+    let literals = program.match_indices("\"postrider_").map(|(at, _)| &program[at + 1..]);
+    literals
+        .filter_map(|rest| rest.split_once('"'))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| is_name(name))
+        .collect()
+}
+
+fn is_name(text: &str) -> bool {
+    text.chars().all(is_word)
+}

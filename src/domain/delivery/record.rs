@@ -25,6 +25,9 @@ pub const RECORD_HEAD_MAX_BYTES: usize = 48 + 2 + crate::domain::config::EVENT_T
 
 const RECORD_VERSION: u8 = 1;
 
+/// First byte of the mark of a delivered delivery; scripts write it.
+const MARK_VERSION: u8 = 0;
+
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -184,6 +187,12 @@ impl DeliveryRecord {
             tried,
             body,
         })
+    }
+
+    /// Whether these bytes are no record but the mark that a delivered one leaves while its event is pending.
+    #[must_use]
+    pub fn is_mark(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&MARK_VERSION)
     }
 
     /// The record's front.

@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- Puts claimed deliveries of one config back into its queue, due at once: their attempts did not begin, or were
--- given up by a stopping replica.
+-- Puts claimed deliveries of one config back into its queue, due at once: their attempts did not begin.
 --
 -- KEYS[1] queue:<config> (zset)  KEYS[2] due (zset)
 --

@@ -6,6 +6,7 @@
 -- KEYS[2] meta, hash: field configSequence is the number of the newest config
 -- KEYS[3] changes, capped stream
 -- KEYS[4] audit, capped stream
+-- KEYS[5] health, hash: config id -> JSON; what is known of a config that is written is forgotten
 --
 -- ARGV[1] the configSequence that the caller read; empty: not compared and not changed
 -- ARGV[2] the configSequence afterwards
@@ -34,6 +35,7 @@ end
 local last = ''
 for i = 8, #ARGV, 3 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 2])
+  redis.call('HDEL', KEYS[5], ARGV[i])
   last = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'kind', 'config', 'id', ARGV[i])
 end
 if ARGV[1] ~= '' and ARGV[1] ~= ARGV[2] then

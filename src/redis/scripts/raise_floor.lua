@@ -37,5 +37,5 @@ if summary[1] > 0 then
     floor = before(ms) .. '-18446744073709551615'
   end
 end
-redis.call('SET', KEYS[2], floor)
+if redis.call('GET', KEYS[2]) ~= floor then redis.call('SET', KEYS[2], floor) end
 return { floor, summary[1] }

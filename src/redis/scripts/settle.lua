@@ -14,10 +14,14 @@
 -- ARGV[6] most bytes in the queue
 -- ARGV[7..] nine per delivery:
 --   delivery id; proof: 'p' (the event is pending for a consumer) or 'c' (claimed); for 'p' the stream id, for
---   'c' the score that the claim set; for 'p' the consumer, for 'c' empty; action: 'q' (queue), 'h' (queue, as
---   claimed by the caller), 'f' (failed) or 'd' (delivered); delay until it is due, ms (for 'h' the lease);
---   delay until due's next look, ms; the packed record (empty for 'd'); the body where the record says that it
---   lies apart and the delivery has no record yet, else empty
+--   'c' the score that the claim set; for 'p' the consumer, for 'c' the stream id; action: 'q' (queue), 'h'
+--   (queue, as claimed by the caller), 'f' (failed) or 'd' (delivered); delay until it is due, ms (for 'h' the
+--   lease); delay until due's next look, ms; the packed record (empty for 'd'); the body where the record says
+--   that it lies apart and the delivery has no record yet, else empty
+--
+-- A delivery that is finished under a claim while its event is still pending leaves a mark in the record's place
+-- (byte 0, three zero bytes, config id) for an hour: the event's reader may not know yet that it was queued, and
+-- would queue it again, or a replica that takes the event over would make it anew.
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
 --   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
@@ -72,6 +76,12 @@ local function owned(proof, value, consumer, id)
   return not pending.err and #pending == 1
 end
 
+-- Whether the event of a claimed delivery is not acknowledged yet, whoever reads it.
+local function still_pending(event)
+  local pending = redis.pcall('XPENDING', events, 'dispatchers', event, event, 1)
+  return not pending.err and #pending == 1
+end
+
 local function settle(at, key, body_key)
   local id, proof, value, consumer = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local action, delay, look = ARGV[at + 4], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
@@ -80,12 +90,17 @@ local function settle(at, key, body_key)
   if old and string.sub(old, 5, 16) ~= ARGV[2] then return 0, 0 end
   if not owned(proof, value, consumer, id) then return 0, 0 end
   if proof == 'p' and old then return 2, tonumber(redis.call('ZSCORE', queue, id) or '0') end
+  if old and string.byte(old, 1) == 0 then old = nil end
   local queued = proof == 'c'
   -- Subtracted from 0 below: Redis 7.0 writes a negated 0 as "-0" and then refuses it.
   local old_weight = old and weight(old) or 0
   if action == 'd' then
     redis.call('ZREM', queue, id)
-    redis.call('UNLINK', key)
+    if proof == 'c' and still_pending(consumer) then
+      redis.call('SET', key, '\0\0\0\0' .. ARGV[2], 'PX', 3600000)
+    else
+      redis.call('UNLINK', key)
+    end
     if old and string.byte(old, 4) == 1 then body_drop(body_key) end
     redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight)
     return 1, now

@@ -1,0 +1,80 @@
+//! Brings the configs' health from the directory to the breakers of this replica, and starts what carries it back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use crate::domain::breaker::Health;
+use crate::domain::ids::ConfigId;
+use crate::metrics::Sampled;
+use crate::redis::directory::{Directory, HealthSet};
+use crate::upkeep::{HealthKeeper, HealthKeeperParts, OperatorEvents};
+use crate::worker::Shared;
+
+/// Applies every change of health to the breakers, and asks for a visit to every config whose breaker moved: what
+/// waits for it has to go out, or is looked at when a probe is due.
+pub(super) fn follow(shared: &Arc<Shared>, directory: &Arc<Directory>, mut stop: watch::Receiver<bool>) {
+    let mut health = directory.subscribe_health();
+    health.mark_changed();
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let mut known = Arc::new(HealthSet::new());
+        loop {
+            tokio::select! {
+                changed = health.changed() => if changed.is_err() { return },
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let set = health.borrow_and_update().clone();
+            let now = shared.clock.now();
+            for (config, moved) in changed_between(&known, &set) {
+                let record = set.get(&config).map(|record| &**record);
+                shared.permits.breakers.of(config).apply(record, now);
+                if moved {
+                    shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));
+                }
+            }
+            shared.due_soon.iter().for_each(Notify::notify_one);
+            sample(&set);
+            known = set;
+        }
+    });
+}
+
+/// Starts the task that tells the others what this replica's breakers have gathered.
+pub(super) fn keep(shared: &Arc<Shared>, directory: &Arc<Directory>, stop: watch::Receiver<bool>) {
+    let settings = shared.settings.health.clone();
+    let operator = settings.operator_organisation.clone();
+    let keeper = HealthKeeper::new(HealthKeeperParts {
+        redis: shared.redis.clone(),
+        breakers: Arc::clone(&shared.permits.breakers),
+        snapshot: Arc::clone(&shared.snapshot),
+        directory: Arc::clone(directory),
+        clock: Arc::clone(&shared.clock),
+        policy: settings.policy(shared.settings.delivery.request_timeout),
+        settings,
+        events: OperatorEvents::new(shared.redis.clone(), Arc::clone(&shared.shards), operator),
+        metrics: shared.metrics.clone(),
+    });
+    tokio::spawn(keeper.run(stop));
+}
+
+/// The configs whose record changed, and whether their breakers moved by it.
+fn changed_between(before: &HealthSet, after: &HealthSet) -> Vec<(ConfigId, bool)> {
+    let ids: HashSet<ConfigId> = before.keys().chain(after.keys()).copied().collect();
+    let stand = |record: Option<&Arc<Health>>| {
+        record.map_or_else(Default::default, |known| (known.state, known.until))
+    };
+    let changed = ids.into_iter().filter_map(|id| {
+        let (old, new) = (before.get(&id), after.get(&id));
+        (old != new).then(|| (id, stand(old) != stand(new)))
+    });
+    changed.collect()
+}
+
+#[allow(clippy::cast_precision_loss)] // Gauges are floats; counts stay far below 2^52.
+fn sample(set: &HealthSet) {
+    let count = |wanted: fn(&Health) -> bool| set.values().filter(|health| wanted(health)).count() as f64;
+    Sampled::whole("postrider_breakers_open", count(|health| health.state.is_shut()));
+    Sampled::whole("postrider_configs_failing", count(|health| health.failing_since.is_some()));
+}
