@@ -90,7 +90,10 @@ impl World {
             _temporary: temporary,
         };
         world.put_endpoints(count);
-        world.serve_with(["--lease", "2s", "--request-timeout", "3s", "--retry-schedule", "200ms,500ms,1s"]);
+        // Without the breaker: endpoints that fail by the dozen are here to make retries.
+        let retries = ["--retry-schedule", "200ms,500ms,1s", "--breaker-failures", "0"];
+        world.serve_with(["--lease", "2s", "--request-timeout", "3s"]);
+        world.launch.extra.extend(retries.map(str::to_owned));
         world
     }
 
