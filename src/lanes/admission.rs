@@ -21,14 +21,11 @@ use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
 
-/// A delivery without a fate is handed to its queue when its event was read this long ago.
-const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
+/// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
+pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
-
-/// A lane without work is forgotten after this.
-const LANE_IDLE: Duration = Duration::from_secs(60);
 
 /// What the lanes work with.
 pub struct LanesParts {
@@ -53,18 +50,19 @@ pub struct LanesParts {
 /// A worker's lanes.
 pub struct Lanes {
     pub(super) parts: LanesParts,
-    lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
+    pub(super) lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
     /// Every job that is queued or in flight, by its number: the first is the oldest.
-    open: RefCell<BTreeMap<u64, Rc<Job>>>,
+    pub(super) open: RefCell<BTreeMap<u64, Rc<Job>>>,
     next_number: Cell<u64>,
-    swept_to: Cell<u64>,
-    handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
+    pub(super) swept_to: Cell<u64>,
+    pub(super) handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
     pub(super) waiting: RefCell<HashSet<ConfigId>>,
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
     /// Wakes the scheduler: permits wait for a backlog.
     pub backlog_wake: Notify,
-    pub(super) sending: Cell<bool>,
+    /// Until when the worker's leases hold, by its own clock; nothing is sent past it.
+    pub(super) sending_until: Cell<Option<Instant>>,
     all_done: Notify,
 }
 
@@ -84,7 +82,7 @@ impl Lanes {
             waiting: RefCell::default(),
             backlog_ready: RefCell::default(),
             backlog_wake: Notify::new(),
-            sending: Cell::new(false),
+            sending_until: Cell::new(None),
             all_done: Notify::new(),
         })
     }
@@ -135,7 +133,7 @@ impl Lanes {
     pub fn reserve(&self, config: ConfigId, max: usize) -> Vec<Permit> {
         let lane = self.lane(config);
         let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
-        let left = if self.sending.get() && open { self.parts.credit.left() } else { 0 };
+        let left = if self.is_sending() && open { self.parts.credit.left() } else { 0 };
         let max = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         // Taken in any case: permits that nobody uses must not stay with the lane.
         let mut permits = lane.take_backlog_permits();
@@ -166,7 +164,7 @@ impl Lanes {
     /// Whether `config`'s breaker lets a probe through now, if Redis does.
     #[must_use]
     pub fn probe_is_due(&self, config: ConfigId) -> bool {
-        self.sending.get() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
+        self.is_sending() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
     }
 
     /// The permit of a probe, through the shut gate.
@@ -181,10 +179,10 @@ impl Lanes {
         Arc::clone(&self.lane(config).permits.gate.breaker)
     }
 
-    /// Says whether more deliveries of `config` are due in Redis than were claimed.
-    pub fn set_backlog(self: &Rc<Self>, config: ConfigId, more: bool) {
+    /// Says whether more deliveries of `config` are due in the queue of `shard` than were claimed.
+    pub fn set_backlog(self: &Rc<Self>, shard: ShardNumber, config: ConfigId, more: bool) {
         let lane = self.lane(config);
-        lane.backlog.set(more);
+        lane.permits.set_backlog(shard, more);
         if !more {
             drop(lane.take_backlog_permits());
             self.pump(&lane);
@@ -211,59 +209,19 @@ impl Lanes {
         self.backlog_ready.borrow().iter().any(|(of, _)| *of == shard)
     }
 
-    /// Starts or stops sending: a worker that could not renew its lease must not send.
-    pub fn set_sending(self: &Rc<Self>, sending: bool) {
-        if self.sending.replace(sending) != sending && sending {
+    /// Sends until then, or not at all: a worker that could not renew its lease must not send. A moment, not a
+    /// switch: a process that was stopped past its lease finds it closed when it goes on, before its next tick.
+    pub fn set_sending(self: &Rc<Self>, until: Option<Instant>) {
+        let before = self.is_sending();
+        self.sending_until.set(until);
+        if !before && self.is_sending() {
             self.pump_waiting();
         }
     }
 
-    /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what
-    /// waits for permits that other workers gave back, forgets idle lanes.
-    pub fn sweep(self: &Rc<Self>) {
-        let from = self.swept_to.get();
-        let old: Vec<(u64, Rc<Job>)> = self
-            .open
-            .borrow()
-            .range(from..)
-            .take_while(|(_, job)| job.since.elapsed() >= HAND_OFF_AFTER)
-            .map(|(number, job)| (*number, Rc::clone(job)))
-            .collect();
-        for (number, job) in old {
-            self.swept_to.set(number + 1);
-            self.hand_over(number, &job);
-        }
-        self.hand_over_refused();
-        self.pump_waiting();
-    }
-
-    /// Forgets lanes without work; called now and then.
-    pub fn forget_idle(&self) {
-        let keep = |lane: &Rc<Lane>| !lane.is_idle() || lane.last_used.get().elapsed() < LANE_IDLE;
-        self.lanes.borrow_mut().retain(|_, lane| keep(lane));
-    }
-
-    /// Parks everything that waits in memory: the worker stops.
-    pub fn park_waiting(&self) {
-        let queued: Vec<(u64, Rc<Job>)> = self.jobs(|job| !job.started.get());
-        for (number, job) in queued {
-            if !job.settling.get() {
-                self.parts.settler.park(&job, Duration::ZERO, Duration::ZERO);
-            }
-            self.close(number);
-        }
-        self.lanes.borrow().values().for_each(|lane| lane.queue.borrow_mut().clear());
-        self.waiting.borrow_mut().clear();
-    }
-
-    /// Gives up the attempts that are still in flight: their deliveries are due again at once.
-    pub fn give_up(&self) -> usize {
-        let started = self.jobs(|job| job.started.get() && !job.settling.get());
-        for (number, job) in &started {
-            self.parts.settler.park(job, Duration::ZERO, Duration::ZERO);
-            self.close(*number);
-        }
-        started.len()
+    /// Whether the worker's leases hold now.
+    pub fn is_sending(&self) -> bool {
+        self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
     /// Waits until no job is queued or in flight.
@@ -273,19 +231,13 @@ impl Lanes {
         }
     }
 
-    /// Whether this worker may send: it holds its leases.
-    #[must_use]
-    pub fn is_sending(&self) -> bool {
-        self.sending.get()
-    }
-
     /// Whether attempts of new events may begin: the leases hold, and what earlier ones gave is being written. What
     /// is claimed comes a batch at a time, and no faster than Redis answers.
     pub(super) fn may_start(&self) -> bool {
-        self.sending.get() && !self.parts.settler.is_behind()
+        self.is_sending() && !self.parts.settler.is_behind()
     }
 
-    fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
+    pub(super) fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
     }
@@ -317,6 +269,40 @@ impl Lanes {
         }
     }
 
+    /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
+    /// (all of it while nobody else waits) is not used up.
+    fn may_queue(&self, lane: &Lane) -> bool {
+        // What an endpoint that hangs would keep in memory is taken from those that answer.
+        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.permits.has_backlog(None)) {
+            return false;
+        }
+        let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
+        let waiting = self.waiting.borrow();
+        let others = waiting.len() - usize::from(waiting.contains(&lane.config));
+        let share = self.parts.credit.deliveries_max() as usize / (others + 1);
+        let open = lane.permits.gate.shut_for(std::time::Instant::now()).is_none();
+        open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
+    }
+
+    pub(super) fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+        let elsewhere = lane.permits.is_held_elsewhere();
+        // Permits wait for a backlog only where a scheduler comes for them.
+        if self.parts.settings.process.roles.retry && !elsewhere {
+            lane.permits.note_parked();
+        }
+        let next_look = lane.permits.gate.next_look(std::time::Instant::now());
+        // Those who hold the limit may take it at once.
+        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
+        self.parts.settler.park(job, Duration::ZERO, look);
+        self.close(number);
+    }
+
+    /// Whether so much of the credit is spent that what hanging endpoints would keep in memory is taken from those
+    /// that answer.
+    fn is_short(&self) -> bool {
+        self.parts.credit.left() < self.parts.credit.deliveries_max() / 2
+    }
+
     /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
     pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
         let hangs = lane.hangs(&self.parts.permits);
@@ -324,39 +310,26 @@ impl Lanes {
         room.then(|| self.parts.permits.take(&lane.permits)).flatten()
     }
 
-    fn hand_over(&self, number: u64, job: &Rc<Job>) {
-        let lane = self.lane(job.delivery.config);
-        if job.started.get() && !job.settling.get() {
-            job.credit.set_hanging(true);
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
-            lane.hangs(&self.parts.permits);
-        }
-        if !job.is_undecided() {
-            return;
-        }
-        if job.started.get() {
-            self.parts.settler.hand_off(job);
-            self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
-        } else {
-            self.park(&lane, number, job);
-            lane.drop_parked();
+    /// Starts what waits in memory, where permits are free.
+    pub fn pump_waiting(self: &Rc<Self>) {
+        let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
+        for config in waiting {
+            let lane = self.lane(config);
+            if self.is_short() && lane.hangs(&self.parts.permits) {
+                self.park_queue(&lane);
+            } else {
+                self.pump(&lane);
+            }
         }
     }
 
-    /// A full queue refuses a hand-off; it is asked again after a while.
-    fn hand_over_refused(&self) {
-        let mut handed_off = self.handed_off.borrow_mut();
-        handed_off.retain_mut(|(at, job)| {
-            if at.elapsed() < HAND_OFF_AFTER {
-                return true;
+    /// Parks what waits for an endpoint that hangs.
+    fn park_queue(&self, lane: &Lane) {
+        self.waiting.borrow_mut().remove(&lane.config);
+        for job in lane.queue.take() {
+            if !job.settling.get() {
+                self.park(lane, job.number.get(), &job);
             }
-            let Some(job) = job.upgrade() else { return false };
-            if job.is_undecided() {
-                *at = Instant::now();
-                self.parts.settler.hand_off(&job);
-            }
-            // One that is still being handed off may yet be refused.
-            job.is_handing_off()
-        });
+        }
     }
 }

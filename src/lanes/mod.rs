@@ -17,7 +17,7 @@ mod lane;
 mod pace;
 mod permits;
 mod sending;
-mod waiting;
+mod sweep;
 mod window;
 
 pub(crate) use admission::HELD_LOOK;
