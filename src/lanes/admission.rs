@@ -270,6 +270,12 @@ impl Lanes {
         self.close(number);
     }
 
+    /// Whether so much of the credit is spent that what hanging endpoints would keep in memory is taken from those
+    /// that answer.
+    fn is_short(&self) -> bool {
+        self.parts.credit.left() < self.parts.credit.deliveries_max() / 2
+    }
+
     /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
     pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
         let hangs = lane.hangs(&self.parts.permits);
@@ -282,7 +288,7 @@ impl Lanes {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            if lane.hangs(&self.parts.permits) {
+            if self.is_short() && lane.hangs(&self.parts.permits) {
                 self.park_queue(&lane);
             } else {
                 self.pump(&lane);

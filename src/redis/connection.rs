@@ -279,8 +279,9 @@ impl Link {
     /// The command's error, or the connection's; the latter drops the connection.
     pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T> {
         let mut connection = self.connected().await?;
-        let answer = command.query_async(&mut connection).await;
-        self.judge(answer.during(operation))
+        // Loads the scripts again where they were flushed: a lease must not lapse for that.
+        let answer = scripts::run(&mut connection, operation, command).await;
+        self.judge(answer)
     }
 
     /// Sends a pipeline and gives each command's answer or error: one failed command hides no other's answer.

@@ -62,13 +62,13 @@ pub(crate) struct Verdict {
     pub(crate) problems: Vec<String>,
 }
 
-/// Judges a book. `kept_to` is the greatest id that Redis still had after a loss of its own, with the time of that
-/// loss: what was acknowledged before it with a greater id is Redis's loss.
+/// Judges a book. `kept` is, for each loss of Redis's own, the greatest id that it still had, and how many events were
+/// published before: of those, what was acknowledged with a greater id is Redis's loss.
 pub(crate) fn judge(
     book: &Book,
     endpoints: &[Expected],
     remains: &Remains,
-    kept: Option<(StreamId, usize)>,
+    kept: &[(StreamId, usize)],
 ) -> Verdict {
     let (acknowledged, refused, unknown) = book.published();
     let mut verdict =
@@ -131,7 +131,7 @@ impl Verdict {
         arrivals: &[&Arrival],
         taken: bool,
         remains: &Remains,
-        kept: Option<(StreamId, usize)>,
+        kept: &[(StreamId, usize)],
     ) {
         let event = EventId::new(ShardNumber(0), id).expect("an id that Redis made");
         let delivery = event.delivery(expected.config.sequence()).to_string();
@@ -142,7 +142,7 @@ impl Verdict {
             return;
         }
         let lost_by_redis =
-            kept.is_some_and(|(to, before)| place.1 < before && (id.ms, id.seq) > (to.ms, to.seq));
+            kept.iter().any(|(to, before)| place.1 < *before && (id.ms, id.seq) > (to.ms, to.seq));
         if lost_by_redis {
             self.lost_by_redis += 1;
         } else {

@@ -32,8 +32,8 @@ pub(crate) struct World {
     /// How further replicas are started.
     pub(crate) launch: Launch,
     pub(crate) endpoints: Vec<Expected>,
-    /// After a loss of Redis's own: the last id that it kept, and how many events were published before.
-    pub(crate) kept: Option<(StreamId, usize)>,
+    /// For each loss of Redis's own: the last id that it kept, and how many events were published before.
+    pub(crate) kept: Vec<(StreamId, usize)>,
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) directory: PathBuf,
     started: usize,
@@ -83,14 +83,17 @@ impl World {
             replicas: Vec::new(),
             launch,
             endpoints: Vec::new(),
-            kept: None,
+            kept: Vec::new(),
             runtime,
             directory,
             started: 0,
             _temporary: temporary,
         };
         world.put_endpoints(count);
-        world.serve_with(["--lease", "2s", "--request-timeout", "3s", "--retry-schedule", "200ms,500ms,1s"]);
+        // Without the breaker: endpoints that fail by the dozen are here to make retries.
+        let retries = ["--retry-schedule", "200ms,500ms,1s", "--breaker-failures", "0"];
+        world.serve_with(["--lease", "2s", "--request-timeout", "3s"]);
+        world.launch.extra.extend(retries.map(str::to_owned));
         world
     }
 
@@ -195,7 +198,7 @@ impl World {
             crate::process::pass(Duration::from_millis(200));
         };
         let took = began.elapsed();
-        let verdict = judge(&self.ledger.book(), &self.endpoints, &last, self.kept);
+        let verdict = judge(&self.ledger.book(), &self.endpoints, &last, &self.kept);
         (verdict, took)
     }
 }

@@ -24,7 +24,9 @@ const UNTOUCHED: usize = 4;
 pub(crate) fn in_a_backlog(form: Form) -> Figures {
     let count = form.pick(5_000, 1_000);
     let mut world = World::new(5, &[]);
-    world.serve_with(["--lease", "2s", "--request-timeout", "3s", "--retry-schedule", "2s,1s"]);
+    let retries = ["--retry-schedule", "2s,1s", "--breaker-failures", "0"];
+    world.serve_with(["--lease", "2s", "--request-timeout", "3s"]);
+    world.launch.extra.extend(retries.map(str::to_owned));
     for number in [PAUSED, GONE, DELETED, NEW_SECRET] {
         // Everything fails at first, so that a backlog builds up.
         world.behave(number, |_| Act::Answer(503, Duration::ZERO));

@@ -44,7 +44,9 @@ pub(crate) fn kill(form: Form) -> Figures {
 pub(crate) fn freeze(form: Form) -> Figures {
     let rounds = form.pick(10, 3);
     let mut world = World::new(2, &[]);
-    world.serve_with(["--lease", "1s", "--request-timeout", "1s", "--retry-schedule", "200ms,500ms,1s"]);
+    let retries = ["--retry-schedule", "200ms,500ms,1s", "--breaker-failures", "0"];
+    world.serve_with(["--lease", "1s", "--request-timeout", "1s"]);
+    world.launch.extra.extend(retries.map(str::to_owned));
     world.behave(0, |_| Act::Answer(200, Duration::from_millis(150)));
     // Every first attempt fails: what the frozen one decides when it wakes goes through the settle script.
     world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 503 } else { 200 }, Duration::from_millis(100)));

@@ -72,12 +72,8 @@ pub(crate) fn power_loss(form: Form) -> Figures {
         let published = world.ledger.book().notes.len();
         world.redis.start_again(&EVERYSEC);
         world.ledger.fault_since(format!("power loss {number}"), since);
-        if number == 1 {
-            world.kept = Some((last_id(&world), published));
-        } else {
-            let (_, before) = world.kept.expect("set by the first");
-            world.kept = Some(merged(&world, before, published));
-        }
+        let last = last_id(&world);
+        world.kept.push((last, published));
         at_rest(&world);
     }
     let figures = Figures::of(world.rest());
@@ -86,20 +82,6 @@ pub(crate) fn power_loss(form: Form) -> Figures {
         .fault(losses, "power losses")
         .fault(usize::try_from(bytes_lost).unwrap_or(usize::MAX), "bytes of the file gone")
         .note(format!("{by_redis} acknowledged entries lost by Redis itself"))
-}
-
-/// After a second loss: everything that was acknowledged after the first has its own bound, so the judge is given
-/// the later one, and what the first lost is taken out of the book.
-fn merged(world: &World, before: usize, published: usize) -> (StreamId, usize) {
-    let (first, _) = world.kept.expect("set");
-    let mut book = world.ledger.book();
-    for note in &mut book.notes[..before] {
-        if matches!(note, crate::ledger::Note::Acknowledged(id) if (id.ms, id.seq) > (first.ms, first.seq)) {
-            *note = crate::ledger::Note::Unknown;
-        }
-    }
-    drop(book);
-    (last_id(world), published)
 }
 
 fn at_rest(world: &World) {
