@@ -245,8 +245,10 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
-        // What an endpoint that hangs would keep in memory is taken from those that answer.
-        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.permits.has_backlog(None)) {
+        if self.is_short()
+            && (lane.hangs(&self.parts.permits)
+                || lane.permits.is_in_doubt() && lane.permits.has_backlog(None))
+        {
             return false;
         }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
