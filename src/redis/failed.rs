@@ -4,9 +4,10 @@ use redis::{Value, cmd, pipe};
 
 use super::answer::int_of;
 use super::connection::{Link, Result};
-use super::deliveries::{BATCH_MAX, parsed, remove_strange};
+use super::deliveries::BATCH_MAX;
 use super::keys::ShardKeys;
 use super::scripts::EVICT_FAILED;
+use super::unusable::{parsed, remove_strange};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{ConfigId, DeliveryId};
 

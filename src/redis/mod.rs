@@ -31,3 +31,4 @@ pub mod scripts;
 pub mod seen;
 pub mod shard_state;
 pub mod tokens;
+mod unusable;
