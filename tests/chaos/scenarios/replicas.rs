@@ -49,7 +49,7 @@ pub(crate) fn freeze(form: Form) -> Figures {
     world.launch.extra.extend(retries.map(str::to_owned));
     world.behave(0, |_| Act::Answer(200, Duration::from_millis(150)));
     // Every first attempt fails: what the frozen one decides when it wakes goes through the settle script.
-    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 503 } else { 200 }, Duration::from_millis(100)));
+    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 500 } else { 200 }, Duration::from_millis(100)));
     world.start_replicas(2);
     let (mut takeovers, mut again) = (0, 0);
     for _ in 0..rounds {
