@@ -90,7 +90,7 @@ fn after_sigterm_under_load_nothing_is_lost_and_nothing_is_sent_twice() {
 #[test]
 fn a_replica_that_stood_still_past_its_lease_sends_nothing_that_another_has_finished() {
     let space = TestSpace::new();
-    let quick = ["--retry-schedule", "200ms", "--request-timeout", "1s"];
+    let quick = ["--retry-schedule", "200ms", "--request-timeout", "1s", "--workers", "2"];
     let stage = Stage::on(&space.url, &space.namespace, &quick);
     stage.config("/all", json!({ "maxRetries": 10 }), |_| Reply::ok().after(Duration::from_millis(150)));
     stage.add_many(2_000);
@@ -116,7 +116,8 @@ fn a_replica_that_stood_still_past_its_lease_sends_nothing_that_another_has_fini
         .iter()
         .map(|one| format!("{} {}", one.nonce, one.nth))
         .collect();
-    assert_eq!(since, ["n-last 1"]);
+    // A request that each of the two workers was writing at that very moment may go out; nothing that it holds.
+    assert!(since.contains(&"n-last 1".to_owned()) && since.len() <= 3, "{since:?}");
     drop(other);
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn in_a_backlog(form: Form) -> Figures {
     world.launch.extra.extend(retries.map(str::to_owned));
     for number in [PAUSED, GONE, DELETED, NEW_SECRET] {
         // Everything fails at first, so that a backlog builds up.
-        world.behave(number, |_| Act::Answer(503, Duration::ZERO));
+        world.behave(number, |_| Act::Answer(500, Duration::ZERO));
     }
     world.may_fail(GONE, &[FailReason::Gone]);
     world.may_fail(DELETED, &[FailReason::Deleted]);
@@ -42,7 +42,7 @@ pub(crate) fn in_a_backlog(form: Form) -> Figures {
 
     change(&world, port, PAUSED, "active", json!(false));
     let keys = vec![key(&secret(NEW_SECRET, 0)), key(&secret(NEW_SECRET, 1))];
-    world.receivers.endpoint(NEW_SECRET, keys, |_| Act::Answer(503, Duration::ZERO));
+    world.receivers.endpoint(NEW_SECRET, keys, |_| Act::Answer(500, Duration::ZERO));
     change(&world, port, NEW_SECRET, "secret", json!(secret(NEW_SECRET, 1)));
     let all = admin::configs(port, &world.token);
     let deleted = world.endpoints[DELETED].config.to_string();

@@ -12,7 +12,7 @@ use crate::world::World;
 pub(crate) fn apart(_form: Form) -> Figures {
     let library = faketime().expect("libfaketime is installed (Debian: apt-get install libfaketime)");
     let mut world = World::new(2, &[]);
-    world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 503 } else { 200 }, Duration::from_millis(20)));
+    world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 500 } else { 200 }, Duration::from_millis(20)));
     let start = |world: &mut World, offset: &str| {
         world.launch.environment = vec![
             ("LD_PRELOAD".into(), library.display().to_string()),

@@ -20,7 +20,7 @@ const MOMENTS: [Moment; 3] = [Moment::Before, Moment::Middle, Moment::Answer];
 /// Two replicas behind a proxy; a fast endpoint, and one whose first two attempts fail.
 fn world() -> (World, Proxy) {
     let mut world = World::new(2, &[]);
-    world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 503 } else { 200 }, Duration::ZERO));
+    world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 500 } else { 200 }, Duration::ZERO));
     let proxy = Proxy::start(&world.runtime, world.redis.port);
     world.launch.redis_url = proxy.url();
     world.start_replicas(2);
@@ -87,7 +87,7 @@ pub(crate) fn cuts(form: Form) -> Figures {
 pub(crate) fn stalls(form: Form) -> Figures {
     let (mut world, proxy) = {
         let mut world = World::new(2, &[]);
-        world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 503 } else { 200 }, Duration::ZERO));
+        world.behave(1, |asked| Act::Answer(if asked.nth <= 2 { 500 } else { 200 }, Duration::ZERO));
         let proxy = Proxy::start(&world.runtime, world.redis.port);
         world.launch.redis_url = proxy.url();
         world.launch.extra.extend(["--redis-response-timeout".into(), "1s".into()]);

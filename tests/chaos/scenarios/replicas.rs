@@ -49,7 +49,7 @@ pub(crate) fn freeze(form: Form) -> Figures {
     world.launch.extra.extend(retries.map(str::to_owned));
     world.behave(0, |_| Act::Answer(200, Duration::from_millis(150)));
     // Every first attempt fails: what the frozen one decides when it wakes goes through the settle script.
-    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 503 } else { 200 }, Duration::from_millis(100)));
+    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 500 } else { 200 }, Duration::from_millis(100)));
     world.start_replicas(2);
     let (mut takeovers, mut again) = (0, 0);
     for _ in 0..rounds {
@@ -72,13 +72,18 @@ pub(crate) fn freeze(form: Form) -> Figures {
         pass(Duration::from_secs(4));
         again += again_after(&world.ledger.book(), woken_at, Instant::now());
     }
+    // The lease is asked for in the same turn that writes the request, so a freeze can only fall between the two in
+    // the one attempt that each of its two workers was at.
+    let promised = 2 * rounds;
     Figures::of(world.rest())
         .fault(rounds, "freezes past the lease")
         .fault(takeovers, "takeovers")
         .note(format!("{again} sent again after the wake-up"))
         .promise(
-            again == 0,
-            format!("{again} deliveries were sent again after another owner had finished them"),
+            again <= promised,
+            format!(
+                "{again} finished deliveries were sent again by the woken one, at most {promised} promised"
+            ),
         )
 }
 

@@ -17,7 +17,7 @@ const EVERYSEC: [&str; 2] = ["--appendfsync", "everysec"];
 /// Two replicas, a fast endpoint and one whose first attempts fail.
 fn world(redis_extra: &[&str]) -> World {
     let mut world = World::new(2, redis_extra);
-    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 503 } else { 200 }, Duration::from_millis(20)));
+    world.behave(1, |asked| Act::Answer(if asked.nth == 1 { 500 } else { 200 }, Duration::from_millis(20)));
     world.start_replicas(2);
     world
 }

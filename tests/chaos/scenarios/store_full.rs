@@ -40,7 +40,7 @@ pub(crate) fn disk_full(form: Form) -> Figures {
     let times = form.pick(3, 1);
     let mut world = World::new(2, &["--appendfsync", "everysec"]);
     world.behave(1, |asked| {
-        crate::receivers::Act::Answer(if asked.nth == 1 { 503 } else { 200 }, Duration::ZERO)
+        crate::receivers::Act::Answer(if asked.nth == 1 { 500 } else { 200 }, Duration::ZERO)
     });
     world.start_replicas(2);
     let publisher = world.publish(world.plan(1_000));
