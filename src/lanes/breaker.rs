@@ -17,6 +17,10 @@ use crate::domain::retry_on::RetryOn;
 /// A shut gate is looked at again no sooner than this: also where a probe may be made at once.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
+/// Failures in a row tell nothing until they have lasted for this long: an endpoint that bears only so much at a time
+/// refuses a burst in a moment, and succeeds beside it.
+const STREAK_MIN: Duration = Duration::from_secs(1);
+
 /// The breakers of a replica, by config.
 #[derive(Debug)]
 pub struct Breakers {
@@ -32,6 +36,8 @@ pub struct Breaker {
     /// A copy of the state, for those that only ask whether they may send.
     shut: AtomicBool,
     restart: AtomicBool,
+    /// Nothing but successes, nothing remembered, no probe: a success then changes nothing, and asks for no lock.
+    at_ease: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -54,6 +60,8 @@ struct Inner {
     tally: Tally,
     /// Failures in a row, whether told or not.
     streak: u32,
+    /// When the first of them was.
+    streak_since: Option<Instant>,
     probe: Option<Probe>,
     ended: Option<ProbeEnd>,
 }
@@ -129,6 +137,7 @@ impl Breaker {
             version: 0,
             tally: Tally::default(),
             streak: 0,
+            streak_since: None,
             probe: None,
             ended: None,
         };
@@ -137,6 +146,7 @@ impl Breaker {
             desk,
             shut: AtomicBool::new(false),
             restart: AtomicBool::new(false),
+            at_ease: AtomicBool::new(true),
             inner: Mutex::new(inner),
         }
     }
@@ -172,6 +182,7 @@ impl Breaker {
     /// The attempt of `delivery` is this replica's probe.
     pub fn begin_probe(&self, holder: String, delivery: DeliveryId) {
         lock(&self.inner).probe = Some(Probe { holder, delivery });
+        self.at_ease.store(false, Ordering::Relaxed);
     }
 
     /// No attempt was made of `delivery`: where it was the probe, another one is wanted.
@@ -186,6 +197,9 @@ impl Breaker {
     /// An attempt of `delivery` under `version` of the config is over.
     pub fn observe(&self, delivery: DeliveryId, version: u64, result: &AttemptResult, retry_on: RetryOn) {
         let sign = sign_of(result, retry_on);
+        if sign == Sign::Success && self.at_ease.load(Ordering::Relaxed) {
+            return;
+        }
         let mut inner = lock(&self.inner);
         let probe = inner.probe.take_if(|probe| probe.delivery == delivery);
         if version < inner.version && probe.is_none() {
@@ -193,14 +207,18 @@ impl Breaker {
         }
         if version > inner.version {
             (inner.version, inner.streak, inner.tally) = (version, 0, Tally::default());
+            inner.streak_since = None;
         }
         let asked = result.asked_to_wait(retry_on);
         inner.tally.add(sign, || reason_of(result), asked);
-        inner.streak = match sign {
-            Sign::Success => 0,
-            Sign::Refusal => inner.streak,
-            Sign::Failure => inner.streak.saturating_add(1),
-        };
+        match sign {
+            Sign::Success => (inner.streak, inner.streak_since) = (0, None),
+            Sign::Refusal => {}
+            Sign::Failure => {
+                inner.streak = inner.streak.saturating_add(1);
+                inner.streak_since.get_or_insert_with(Instant::now);
+            }
+        }
         if let Some(probe) = probe {
             inner.ended = Some(ProbeEnd { holder: probe.holder, sign: Some(sign) });
             self.tell(true);
@@ -210,12 +228,18 @@ impl Breaker {
             // Every success of a healthy endpoint comes through here: nothing is kept of it.
             inner.tally = Tally::default();
         }
+        self.at_ease.store(inner.is_at_ease(), Ordering::Relaxed);
     }
 
-    /// What there is to tell, taken. A stray failure between successes is nothing.
+    /// What there is to tell, taken. A stray failure between successes is nothing, and a moment's failures are not
+    /// told before it is known what comes after them.
     #[must_use]
     pub fn take_report(&self) -> Option<Report> {
         let mut inner = lock(&self.inner);
+        if inner.ended.is_none() && !inner.remembered && inner.is_momentary() {
+            self.tell(false);
+            return None;
+        }
         let tally = std::mem::take(&mut inner.tally);
         let probe = inner.ended.take();
         let news = probe.is_some() || tally.ends_badly() || inner.remembered && !tally.is_empty();
@@ -243,10 +267,11 @@ impl Breaker {
         if inner.state.is_shut() && !state.is_shut() {
             // However it was before, it is found out anew what the endpoint bears.
             self.restart.store(true, Ordering::Relaxed);
-            inner.streak = 0;
+            (inner.streak, inner.streak_since) = (0, None);
         }
         (inner.state, inner.until) = (state, Instant::now() + until.since(now));
         self.shut.store(state.is_shut(), Ordering::Relaxed);
+        self.at_ease.store(inner.is_at_ease(), Ordering::Relaxed);
     }
 
     fn is_at_rest(&self) -> bool {
@@ -272,7 +297,21 @@ impl Inner {
             BreakerState::Ramping => failures.min(RAMP_FAILURES),
             BreakerState::Open | BreakerState::HalfOpen => return false,
         };
-        enough > 0 && self.streak >= enough
+        enough > 0 && self.streak >= enough && !self.is_momentary()
+    }
+
+    /// Whether the failures in a row have not lasted for long.
+    fn is_momentary(&self) -> bool {
+        self.streak_since.is_some_and(|since| since.elapsed() < STREAK_MIN)
+    }
+
+    fn is_at_ease(&self) -> bool {
+        !self.remembered
+            && self.streak == 0
+            && self.tally.is_empty()
+            && self.probe.is_none()
+            && self.ended.is_none()
+            && !self.state.is_shut()
     }
 }
 
@@ -335,6 +374,12 @@ mod tests {
         assert_eq!(breakers.take_told().len(), 1);
         assert_eq!(breaker.take_report(), None, "a stray failure");
         breaker.observe(delivery(1), 1, &answered(503), RetryOn::NONE);
+        assert_eq!(
+            (breaker.take_report(), breakers.take_told().len()),
+            (None, 1),
+            "a moment's failure is kept"
+        );
+        lock(&breaker.inner).streak_since = Instant::now().checked_sub(STREAK_MIN);
         let report = breaker.take_report().unwrap();
         assert_eq!((report.tally.failures, report.tally.reason.as_str()), (1, "HTTP 503"));
         breaker.return_report(report);

@@ -1,6 +1,7 @@
 //! The pace of a lane: a receiver that answers `Retry-After` slows everything that is sent to it, not only the
 //! delivery that it answered; and a config's own rate limit, as a token bucket that holds this replica's part.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,11 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// When a lane may send again. Shared by the replica's workers.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<State>);
+pub struct Pace {
+    /// Nothing was asked for and no rate is set: then nobody asks for the lock, which is every attempt otherwise.
+    bound: AtomicBool,
+    state: Mutex<State>,
+}
 
 /// This replica's part of a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,15 +56,20 @@ impl Pace {
         let until = Instant::now() + asked.min(DELAY_MAX);
         let mut state = self.state();
         state.not_before = Some(state.not_before.map_or(until, |known| known.max(until)));
+        self.bound.store(true, Ordering::Relaxed);
     }
 
     /// How long the lane may not send from `now` on because the receiver asked for it; `None` when it may.
     #[must_use]
     pub fn shut_for(&self, now: Instant) -> Option<Duration> {
+        if !self.bound.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut state = self.state();
         let left = state.not_before?.saturating_duration_since(now);
         if left.is_zero() {
             state.not_before = None;
+            self.bound.store(state.bucket.is_some(), Ordering::Relaxed);
         }
         Some(left).filter(|left| !left.is_zero())
     }
@@ -80,11 +90,15 @@ impl Pace {
                 Some(Bucket { rate, tokens, ..known })
             }
         };
+        self.bound.store(state.bucket.is_some() || state.not_before.is_some(), Ordering::Relaxed);
     }
 
     /// Takes a token; true where none is needed.
     #[must_use]
     pub fn take(&self, now: Instant) -> bool {
+        if !self.bound.load(Ordering::Relaxed) {
+            return true;
+        }
         let mut state = self.state();
         let Some(bucket) = &mut state.bucket else { return true };
         bucket.fill(now);
@@ -97,6 +111,9 @@ impl Pace {
 
     /// Gives back a token for which nothing was sent.
     pub fn give_back(&self) {
+        if !self.bound.load(Ordering::Relaxed) {
+            return;
+        }
         if let Some(bucket) = &mut self.state().bucket {
             bucket.tokens = (bucket.tokens + 1.0).min(f64::from(bucket.rate.burst));
         }
@@ -105,13 +122,16 @@ impl Pace {
     /// Whether a rate is set.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.state().bucket.is_some()
+        self.bound.load(Ordering::Relaxed) && self.state().bucket.is_some()
     }
 
     /// How long until `count` tokens have come; zero where they are there, or none are needed. `None` where none
     /// will come: other replicas hold the limit.
     #[must_use]
     pub fn wait_for(&self, count: u32, now: Instant) -> Option<Duration> {
+        if !self.bound.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
         let mut state = self.state();
         let Some(bucket) = &mut state.bucket else { return Some(Duration::ZERO) };
         bucket.fill(now);
@@ -143,7 +163,7 @@ impl Pace {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
