@@ -169,8 +169,11 @@ impl World {
             let index = (times.len() as f64 * share) as usize;
             f64::from(times.get(index.min(times.len().saturating_sub(1))).copied().unwrap_or(0)) / 1_000.0
         };
-        let each: Vec<String> = seconds.iter().map(|times| format!("{:.0}", p99(times))).collect();
-        println!("{what}: p99 by the second of publishing, ms: {}", each.join(" "));
+        let mut each: Vec<f64> = seconds.iter().map(|times| p99(times)).collect();
+        let shown: Vec<String> = each.iter().map(|ms| format!("{ms:.0}")).collect();
+        each.sort_by(f64::total_cmp);
+        let middle = each.get(each.len() / 2).copied().unwrap_or(0.0);
+        println!("{what}: p99 by the second of publishing, ms: {} (median {middle:.1})", shown.join(" "));
         println!(
             "{what:<14} {reached:>7.0} events/s  {:>8} arrived  p50 {:>7.2} ms  p99 {:>8.2} ms  p99.9 {:>8.2} ms  \
              max {:>8.1} ms  {:.2} cores  slowest XADD {:.1} ms  \

@@ -243,7 +243,8 @@ impl Lanes {
     }
 
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
-    /// (all of it while nobody else waits) is not used up.
+    /// (all of it while nobody else waits) is not used up. What is for an endpoint that hangs may wait too while
+    /// there is plenty: the sweep parks it with others, where one at a time costs Redis a script each.
     fn may_queue(&self, lane: &Lane) -> bool {
         if self.is_short()
             && (lane.hangs(&self.parts.permits)
@@ -251,7 +252,8 @@ impl Lanes {
         {
             return false;
         }
-        let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
+        let wait_max = self.parts.settings.limits.lane_wait_max;
+        let short = lane.permits.hangs() || lane.expected_wait().is_none_or(|wait| wait < wait_max);
         let waiting = self.waiting.borrow();
         let others = waiting.len() - usize::from(waiting.contains(&lane.config));
         let share = self.parts.credit.deliveries_max() as usize / (others + 1);
