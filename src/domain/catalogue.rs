@@ -251,6 +251,11 @@ pub static ALIASES: &[(&str, &str)] = &[
     ("auth.email", "user.authenticated"),
 ];
 
+/// The known events that producers publish: all but Postrider's own.
+pub fn of_producers() -> impl Iterator<Item = &'static KnownEvent> + Clone {
+    ALL.iter().filter(|known| known.category != Category::Webhook)
+}
+
 /// The known event type with this name, exactly; aliases are not followed.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static KnownEvent> {

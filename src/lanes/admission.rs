@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::breaker::Breaker;
 use super::lane::Lane;
 use super::permits::{Permit, Permits};
 use crate::attempt::Attempter;
@@ -21,17 +20,11 @@ use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
 
-/// A delivery without a fate is handed to its queue when its event was read this long ago.
-const HAND_OFF_AFTER: Duration = Duration::from_secs(1);
-
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
 pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
-
-/// A lane without work is forgotten after this.
-const LANE_IDLE: Duration = Duration::from_secs(60);
 
 /// What the lanes work with.
 pub struct LanesParts {
@@ -56,12 +49,12 @@ pub struct LanesParts {
 /// A worker's lanes.
 pub struct Lanes {
     pub(super) parts: LanesParts,
-    lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
+    pub(super) lanes: RefCell<HashMap<ConfigId, Rc<Lane>>>,
     /// Every job that is queued or in flight, by its number: the first is the oldest.
-    open: RefCell<BTreeMap<u64, Rc<Job>>>,
+    pub(super) open: RefCell<BTreeMap<u64, Rc<Job>>>,
     next_number: Cell<u64>,
-    swept_to: Cell<u64>,
-    handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
+    pub(super) swept_to: Cell<u64>,
+    pub(super) handed_off: RefCell<Vec<(Instant, Weak<Job>)>>,
     /// Lanes whose queue is not empty.
     pub(super) waiting: RefCell<HashSet<ConfigId>>,
     pub(super) backlog_ready: RefCell<HashSet<(ShardNumber, ConfigId)>>,
@@ -125,14 +118,6 @@ impl Lanes {
         self.start(&lane, number, job, permit);
     }
 
-    /// Starts a delivery that was claimed as the probe of its config's breaker, which stays shut meanwhile.
-    pub fn start_probe(self: &Rc<Self>, job: Rc<Job>, permit: Permit, holder: &str) {
-        let lane = self.lane(job.delivery.config);
-        lane.permits.gate.breaker.begin_probe(holder.to_owned(), job.delivery.id);
-        let number = self.note(&job);
-        self.start(&lane, number, job, permit);
-    }
-
     /// Permits for deliveries that are claimed next: those that wait for the backlog, and what is free, at most
     /// `max`.
     #[must_use]
@@ -165,24 +150,6 @@ impl Lanes {
     #[must_use]
     pub fn is_held_elsewhere(&self, config: ConfigId) -> bool {
         self.lane(config).permits.is_held_elsewhere()
-    }
-
-    /// Whether `config`'s breaker lets a probe through now, if Redis does.
-    #[must_use]
-    pub fn probe_is_due(&self, config: ConfigId) -> bool {
-        self.is_sending() && self.lane(config).permits.gate.breaker.probe_is_due(std::time::Instant::now())
-    }
-
-    /// The permit of a probe, through the shut gate.
-    #[must_use]
-    pub fn reserve_probe(&self, config: ConfigId) -> Option<Permit> {
-        self.parts.permits.take_probe(&self.lane(config).permits)
-    }
-
-    /// `config`'s breaker.
-    #[must_use]
-    pub fn breaker(&self, config: ConfigId) -> Arc<Breaker> {
-        Arc::clone(&self.lane(config).permits.gate.breaker)
     }
 
     /// Says whether more deliveries of `config` are due in the queue of `shard` than were claimed.
@@ -230,54 +197,6 @@ impl Lanes {
         self.sending_until.get().is_some_and(|until| Instant::now() < until)
     }
 
-    /// The worker's tick, some tens of times a second: hands over what has no fate after a second, starts what
-    /// waits for permits that other workers gave back, forgets idle lanes.
-    pub fn sweep(self: &Rc<Self>) {
-        let from = self.swept_to.get();
-        let old: Vec<(u64, Rc<Job>)> = self
-            .open
-            .borrow()
-            .range(from..)
-            .take_while(|(_, job)| job.since.elapsed() >= HAND_OFF_AFTER)
-            .map(|(number, job)| (*number, Rc::clone(job)))
-            .collect();
-        for (number, job) in old {
-            self.swept_to.set(number + 1);
-            self.hand_over(number, &job);
-        }
-        self.hand_over_refused();
-        self.pump_waiting();
-    }
-
-    /// Forgets lanes without work; called now and then.
-    pub fn forget_idle(&self) {
-        let keep = |lane: &Rc<Lane>| !lane.is_idle() || lane.last_used.get().elapsed() < LANE_IDLE;
-        self.lanes.borrow_mut().retain(|_, lane| keep(lane));
-    }
-
-    /// Parks everything that waits in memory: the worker stops.
-    pub fn park_waiting(&self) {
-        let queued: Vec<(u64, Rc<Job>)> = self.jobs(|job| !job.started.get());
-        for (number, job) in queued {
-            if !job.settling.get() {
-                self.parts.settler.park(&job, Duration::ZERO, Duration::ZERO);
-            }
-            self.close(number);
-        }
-        self.lanes.borrow().values().for_each(|lane| lane.queue.borrow_mut().clear());
-        self.waiting.borrow_mut().clear();
-    }
-
-    /// Gives up the attempts that are still in flight: their deliveries are due again at once.
-    pub fn give_up(&self) -> usize {
-        let started = self.jobs(|job| job.started.get() && !job.settling.get());
-        for (number, job) in &started {
-            self.parts.settler.park(job, Duration::ZERO, Duration::ZERO);
-            self.close(*number);
-        }
-        started.len()
-    }
-
     /// Waits until no job is queued or in flight.
     pub async fn all_done(&self) {
         while !self.open.borrow().is_empty() {
@@ -291,12 +210,12 @@ impl Lanes {
         self.is_sending() && !self.parts.settler.is_behind()
     }
 
-    fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
+    pub(super) fn jobs(&self, wanted: impl Fn(&Job) -> bool) -> Vec<(u64, Rc<Job>)> {
         let open = self.open.borrow();
         open.iter().filter(|(_, job)| wanted(job)).map(|(number, job)| (*number, Rc::clone(job))).collect()
     }
 
-    fn lane(&self, config: ConfigId) -> Rc<Lane> {
+    pub(super) fn lane(&self, config: ConfigId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
         let rate = || match self.parts.snapshot.load().lookup(config) {
             Lookup::Active(target) => target.config.rate_limit,
@@ -308,7 +227,7 @@ impl Lanes {
         Rc::clone(lane)
     }
 
-    fn note(&self, job: &Rc<Job>) -> u64 {
+    pub(super) fn note(&self, job: &Rc<Job>) -> u64 {
         let number = self.next_number.replace(self.next_number.get() + 1);
         self.open.borrow_mut().insert(number, Rc::clone(job));
         job.number.set(number);
@@ -326,8 +245,10 @@ impl Lanes {
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up.
     fn may_queue(&self, lane: &Lane) -> bool {
-        // What an endpoint that hangs would keep in memory is taken from those that answer.
-        if lane.hangs(&self.parts.permits) || (lane.permits.is_in_doubt() && lane.permits.has_backlog(None)) {
+        if self.is_short()
+            && (lane.hangs(&self.parts.permits)
+                || lane.permits.is_in_doubt() && lane.permits.has_backlog(None))
+        {
             return false;
         }
         let short = lane.expected_wait().is_none_or(|wait| wait < self.parts.settings.limits.lane_wait_max);
@@ -338,7 +259,7 @@ impl Lanes {
         open && short && !lane.shares_tokens() && lane.queue.borrow().len() < share.max(1)
     }
 
-    fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
+    pub(super) fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         let elsewhere = lane.permits.is_held_elsewhere();
         // Permits wait for a backlog only where a scheduler comes for them.
         if self.parts.settings.process.roles.retry && !elsewhere {
@@ -351,6 +272,12 @@ impl Lanes {
         self.close(number);
     }
 
+    /// Whether so much of the credit is spent that what hanging endpoints would keep in memory is taken from those
+    /// that answer.
+    fn is_short(&self) -> bool {
+        self.parts.credit.left() < self.parts.credit.deliveries_max() / 2
+    }
+
     /// A permit for `lane`, unless what its endpoint leaves hanging fills the memory.
     pub(super) fn take(&self, lane: &Lane) -> Option<Permit> {
         let hangs = lane.hangs(&self.parts.permits);
@@ -358,48 +285,12 @@ impl Lanes {
         room.then(|| self.parts.permits.take(&lane.permits)).flatten()
     }
 
-    fn hand_over(&self, number: u64, job: &Rc<Job>) {
-        let lane = self.lane(job.delivery.config);
-        if job.started.get() && !job.settling.get() {
-            job.credit.set_hanging(true);
-            self.parts.permits.observe_hanging(&lane.permits, job.since.elapsed());
-            lane.hangs(&self.parts.permits);
-        }
-        if !job.is_undecided() {
-            return;
-        }
-        if job.started.get() {
-            self.parts.settler.hand_off(job);
-            self.handed_off.borrow_mut().push((Instant::now(), Rc::downgrade(job)));
-        } else {
-            self.park(&lane, number, job);
-            lane.drop_parked();
-        }
-    }
-
-    /// A full queue refuses a hand-off; it is asked again after a while.
-    fn hand_over_refused(&self) {
-        let mut handed_off = self.handed_off.borrow_mut();
-        handed_off.retain_mut(|(at, job)| {
-            if at.elapsed() < HAND_OFF_AFTER {
-                return true;
-            }
-            let Some(job) = job.upgrade() else { return false };
-            if job.is_undecided() {
-                *at = Instant::now();
-                self.parts.settler.hand_off(&job);
-            }
-            // One that is still being handed off may yet be refused.
-            job.is_handing_off()
-        });
-    }
-
     /// Starts what waits in memory, where permits are free.
     pub fn pump_waiting(self: &Rc<Self>) {
         let waiting: Vec<ConfigId> = self.waiting.borrow().iter().copied().collect();
         for config in waiting {
             let lane = self.lane(config);
-            if lane.hangs(&self.parts.permits) {
+            if self.is_short() && lane.hangs(&self.parts.permits) {
                 self.park_queue(&lane);
             } else {
                 self.pump(&lane);

@@ -16,7 +16,9 @@ mod gate;
 mod lane;
 mod pace;
 mod permits;
+mod probing;
 mod sending;
+mod sweep;
 mod window;
 
 pub(crate) use admission::HELD_LOOK;

@@ -1,7 +1,6 @@
 //! Deliveries that are queued or failed: claiming, putting back, reading records, evicting. Who gives them a fate:
 //! `fates`.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +9,12 @@ use redis::{Value, cmd, pipe};
 use super::answer::{Answer, int_of, list_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
-use super::scripts::{CLAIM, CLEAR_QUEUE, EVICT_FAILED, PUT_BACK};
+use super::scripts::{CLAIM, PUT_BACK};
+pub use super::unusable::clear;
+use super::unusable::{id_in, parsed, remove_strange};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::DeliveryRecord;
 use crate::domain::ids::{ConfigId, DeliveryId, StreamId};
-use crate::metrics;
 
 /// Most deliveries of one script call: bounds the time for which it blocks Redis.
 pub const BATCH_MAX: usize = 64;
@@ -177,78 +177,6 @@ pub async fn queued(link: &Link, keys: &ShardKeys, config: ConfigId) -> Result<V
     Ok(found)
 }
 
-/// Moves what cannot be delivered out of the way of `config`'s queue: an id without a record goes, one whose record
-/// cannot be read waits for a month, so that a person can see it. Answers how many went and how many wait.
-///
-/// # Errors
-/// Redis's.
-pub async fn clear(
-    link: &Link,
-    keys: &ShardKeys,
-    config: ConfigId,
-    unreadable: &[(DeliveryId, Claim)],
-) -> Result<(u64, u64)> {
-    let operation = "clearing a queue";
-    let (mut dropped, mut waiting) = (0, 0);
-    for batch in unreadable.chunks(BATCH_MAX) {
-        let more_keys: Vec<String> = batch.iter().map(|(id, _)| keys.delivery(*id)).collect();
-        let more_args: Vec<Vec<u8>> = batch
-            .iter()
-            .flat_map(|(id, score)| [id.to_string().into_bytes(), score.0.to_string().into_bytes()])
-            .collect();
-        let call = CLEAR_QUEUE.call_batch(
-            [&keys.queue(config), &keys.due(), &keys.size(config)],
-            &more_keys,
-            [config.to_string().as_bytes(), &millis(UNREADABLE_WAIT)],
-            &more_args,
-        );
-        let mut answer = Answer::new(operation, link.query(operation, &call).await?)?;
-        dropped += u64::try_from(answer.int()?).unwrap_or(0);
-        waiting += u64::try_from(answer.int()?).unwrap_or(0);
-    }
-    Ok((dropped, waiting))
-}
-
-/// Takes out members that are no ids: nothing can be done for them, and they would be met again and again.
-async fn remove_strange(link: &Link, key: &str, strange: Vec<Value>) -> Result<()> {
-    let members: Vec<Vec<u8>> = strange
-        .into_iter()
-        .filter_map(|member| match member {
-            Value::BulkString(bytes) => Some(bytes),
-            _ => None,
-        })
-        .collect();
-    if members.is_empty() {
-        return Ok(());
-    }
-    for member in &members {
-        metrics::stored_unreadable("member");
-        tracing::error!(key, member = %member.escape_ascii(), "a member that is no id is removed");
-    }
-    let mut command = cmd("ZREM");
-    command.arg(key).arg(&members);
-    link.query::<u64>("removing members that are no ids", &command).await.map(drop)
-}
-
-fn parsed<T: FromStr>(values: Vec<Value>) -> (Vec<T>, Vec<Value>) {
-    let (mut ids, mut strange) = (Vec::new(), Vec::new());
-    for value in values {
-        match id_in(&value) {
-            Some(id) => ids.push(id),
-            None => strange.push(value),
-        }
-    }
-    (ids, strange)
-}
-
-fn id_in<T: FromStr>(value: &Value) -> Option<T> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
-        Value::SimpleString(text) => text.parse().ok(),
-        _ => None,
-    }
-}
-
 /// The packed records of these deliveries, `None` where there is none.
 ///
 /// # Errors
@@ -292,37 +220,6 @@ pub async fn bodies(link: &Link, keys: &ShardKeys, events: &[StreamId]) -> Resul
         .collect())
 }
 
-/// Drops the oldest failed deliveries of `config`, at most [`BATCH_MAX`]; answers how many went.
-///
-/// # Errors
-/// Redis's.
-pub async fn evict_failed(
-    link: &Link,
-    keys: &ShardKeys,
-    config: ConfigId,
-    failed_before: Option<UnixMillis>,
-    max: usize,
-) -> Result<u64> {
-    let operation = "evicting failed deliveries";
-    let mut command = cmd("ZRANGEBYSCORE");
-    let until = failed_before.map_or_else(|| "+inf".to_owned(), |before| format!("({}", before.0));
-    command.arg(keys.failed(config)).arg("-inf").arg(until).arg("LIMIT").arg(0).arg(max.min(BATCH_MAX));
-    let (ids, strange) = parsed::<DeliveryId>(link.query(operation, &command).await?);
-    remove_strange(link, &keys.failed(config), strange).await?;
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    let mut more_keys = Vec::with_capacity(2 * ids.len());
-    for id in &ids {
-        more_keys.push(keys.delivery(*id));
-        more_keys.push(keys.body(id.event().stream_id()));
-    }
-    let more_args: Vec<Vec<u8>> = ids.iter().map(|id| id.to_string().into_bytes()).collect();
-    let fixed = [&keys.failed(config)[..], &keys.size(config)];
-    let call = EVICT_FAILED.call_batch(fixed, &more_keys, [&config.bytes()], &more_args);
-    link.query(operation, &call).await
-}
-
 /// Those of `configs` that hold a delivery which failed before `before`.
 ///
 /// # Errors
@@ -345,31 +242,6 @@ pub async fn with_failed_before(
         }
     }
     Ok(found)
-}
-
-/// How many deliveries `config`'s failed set holds beyond its caps: those past the count, else one as long as
-/// the bytes are passed.
-///
-/// # Errors
-/// Redis's.
-pub async fn failed_over(
-    link: &Link,
-    keys: &ShardKeys,
-    config: ConfigId,
-    count_max: u64,
-    bytes_max: u64,
-) -> Result<usize> {
-    let operation = "measuring failed deliveries";
-    let mut commands = pipe();
-    commands.cmd("ZCARD").arg(keys.failed(config));
-    commands.cmd("HGET").arg(keys.size(config)).arg("failedBytes");
-    let mut numbers = link.pipeline(operation, &commands).await?.into_iter().map(|answer| match answer? {
-        Value::Nil => Ok(0),
-        value => Ok(u64::try_from(int_of(operation, value)?).unwrap_or(0)),
-    });
-    let (count, bytes) = (numbers.next().unwrap_or(Ok(0))?, numbers.next().unwrap_or(Ok(0))?);
-    let over = count.saturating_sub(count_max).max(u64::from(bytes > bytes_max));
-    Ok(usize::try_from(over).unwrap_or(BATCH_MAX))
 }
 
 /// Unpacks a record and checks that it is `config`'s.

@@ -31,7 +31,7 @@ const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 pub(super) const GATHER_COUNT: usize = 256;
 
 /// Outcomes and acknowledgements that may wait to be written before no further attempt begins: several flushes' worth.
-const UNSETTLED_MAX: usize = 256;
+const UNSETTLED_MAX: usize = 512;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);

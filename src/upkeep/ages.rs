@@ -12,6 +12,7 @@ use crate::domain::snapshot::Snapshot;
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::{Link, Result};
 use crate::redis::deliveries::{self, BATCH_MAX};
+use crate::redis::failed;
 use crate::redis::keys::ShardKeys;
 use crate::settings::Settings;
 
@@ -64,7 +65,7 @@ impl AgeRotation {
         for config in aged {
             for _ in 0..BATCHES_MAX {
                 let gone =
-                    deliveries::evict_failed(&self.link, &self.keys, config, Some(before), BATCH_MAX).await?;
+                    failed::evict_failed(&self.link, &self.keys, config, Some(before), BATCH_MAX).await?;
                 self.metrics.failed_evicted.increment(gone);
                 if gone < BATCH_MAX as u64 {
                     break;

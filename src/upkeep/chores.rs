@@ -12,7 +12,7 @@ use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::metrics::WalkMetrics;
 use crate::redis::configs::Disabling;
 use crate::redis::connection::{Link, Result};
-use crate::redis::deliveries;
+use crate::redis::failed;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::{self, Written};
 use crate::settings::Settings;
@@ -123,7 +123,7 @@ impl ChoreRunner {
         let keys = &self.shards[usize::from(shard.0)];
         let retention = &self.settings.retention;
         loop {
-            let over = deliveries::failed_over(
+            let over = failed::failed_over(
                 &self.link,
                 keys,
                 config,
@@ -134,7 +134,7 @@ impl ChoreRunner {
             if over == 0 {
                 return Ok(());
             }
-            let gone = deliveries::evict_failed(&self.link, keys, config, None, over).await?;
+            let gone = failed::evict_failed(&self.link, keys, config, None, over).await?;
             self.metrics.failed_evicted.increment(gone);
             if gone == 0 {
                 return Ok(());

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use postrider::domain::clock::UnixMillis;
 use postrider::domain::ids::ConfigSequence;
-use postrider::redis::deliveries::{BATCH_MAX, Claim, DuePage, clear, due_configs, evict_failed, queued};
+use postrider::redis::deliveries::{BATCH_MAX, Claim, DuePage, clear, due_configs, queued};
+use postrider::redis::failed::evict_failed;
 use redis::Commands;
 
 use crate::script_world::{CLAIM, CONSUMER, SMALL, Walk, config, fail, lines, queue};

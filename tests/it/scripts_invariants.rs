@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postrider::domain::delivery::{DeliveryRecord, RecordBody, Standing};
 use postrider::domain::ids::{ConfigId, DeliveryId, EventId};
-use postrider::redis::deliveries::{Claim, ClaimRequest, evict_failed, put_back};
+use postrider::redis::deliveries::{Claim, ClaimRequest, put_back};
+use postrider::redis::failed::evict_failed;
 use postrider::redis::fates::{Applied, Proof, Step};
 use proptest::prelude::*;
 use redis::Commands;

@@ -5,9 +5,8 @@ use std::time::Duration;
 use postrider::domain::clock::UnixMillis;
 use postrider::domain::delivery::Standing;
 use postrider::domain::ids::{ConfigId, ConfigSequence, DeliveryId, EventId};
-use postrider::redis::deliveries::{
-    BATCH_MAX, Claim, ClaimRequest, DuePage, due_configs, evict_failed, failed_over, put_back,
-};
+use postrider::redis::deliveries::{BATCH_MAX, Claim, ClaimRequest, DuePage, due_configs, put_back};
+use postrider::redis::failed::{evict_failed, failed_over};
 use postrider::redis::fates::Step;
 use redis::Commands;
 

@@ -20,11 +20,12 @@ pub(super) async fn publish(
     progress: &Progress,
 ) -> Result<()> {
     let clock = Clock::default();
+    let kinds = catalogue::of_producers().count();
     let batches = (0..count).step_by(BATCH as usize);
     for (first, shard) in batches.zip(shards.iter().cycle()) {
         let timestamp = clock.now().to_string();
         let entries: Vec<EntryFields> = (first..count.min(first + BATCH))
-            .zip(catalogue::ALL.iter().cycle().skip(first as usize % catalogue::ALL.len()))
+            .zip(catalogue::of_producers().cycle().skip(first as usize % kinds))
             .map(|(number, event)| {
                 vec![
                     ("organisationId", organisation.as_str().into()),
