@@ -4,7 +4,7 @@
 //! While open, nothing is sent: deliveries wait in Redis and keep their attempts. A *failure* is a retryable
 //! outcome, a *refusal* a final answer that is no success: it shows that something answers, and that it does not
 //! work. `threshold` is [`Policy::failures`]; a replica reports failures in a row only once they have lasted for a
-//! second, so that an endpoint which refuses a burst, and succeeds beside it, is not taken for one that is down.
+//! second, or are five times as many, so that an endpoint which refuses a burst, and succeeds beside it, is not taken for one that is down.
 //!
 //! | state | meaning | event | next state |
 //! |---|---|---|---|

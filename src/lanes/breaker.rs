@@ -17,9 +17,12 @@ use crate::domain::retry_on::RetryOn;
 /// A shut gate is looked at again no sooner than this: also where a probe may be made at once.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 
-/// Failures in a row tell nothing until they have lasted for this long: an endpoint that bears only so much at a time
-/// refuses a burst in a moment, and succeeds beside it.
+/// Failures in a row tell nothing until they have lasted for this long, or are many: an endpoint that bears only so
+/// much at a time refuses a burst in a moment, and succeeds beside it.
 const STREAK_MIN: Duration = Duration::from_secs(1);
+
+/// So many times the threshold are no burst.
+const STREAK_MANY: u32 = 5;
 
 /// The breakers of a replica, by config.
 #[derive(Debug)]
@@ -236,7 +239,7 @@ impl Breaker {
     #[must_use]
     pub fn take_report(&self) -> Option<Report> {
         let mut inner = lock(&self.inner);
-        if inner.ended.is_none() && !inner.remembered && inner.is_momentary() {
+        if inner.ended.is_none() && !inner.remembered && inner.is_momentary(self.desk.policy_failures) {
             self.tell(false);
             return None;
         }
@@ -297,12 +300,13 @@ impl Inner {
             BreakerState::Ramping => failures.min(RAMP_FAILURES),
             BreakerState::Open | BreakerState::HalfOpen => return false,
         };
-        enough > 0 && self.streak >= enough && !self.is_momentary()
+        enough > 0 && self.streak >= enough && !self.is_momentary(enough)
     }
 
-    /// Whether the failures in a row have not lasted for long.
-    fn is_momentary(&self) -> bool {
-        self.streak_since.is_some_and(|since| since.elapsed() < STREAK_MIN)
+    /// Whether the failures in a row have not lasted for long, and are not many beside the threshold.
+    fn is_momentary(&self, threshold: u32) -> bool {
+        self.streak < threshold.saturating_mul(STREAK_MANY)
+            && self.streak_since.is_some_and(|since| since.elapsed() < STREAK_MIN)
     }
 
     fn is_at_ease(&self) -> bool {
