@@ -95,7 +95,7 @@ fn a_rate_limit_holds_over_two_replicas() {
 #[test]
 fn a_receiver_that_bears_twenty_is_sent_about_twenty() {
     // Only the window is looked at: slow start's overshoot can be ten refusals in a row, which open a breaker.
-    let (stage, _) = stage(1, &["--retry-schedule", "300ms", "--breaker-failures", "0"]);
+    let (stage, _) = stage(1, &["--retry-schedule", "300ms"]);
     let config = stage.config("/a", json!({ "maxRetries": 10 }), |arrival| {
         if arrival.at_once > 20 { Reply::status(503) } else { Reply::ok().after(Duration::from_millis(50)) }
     });
