@@ -37,7 +37,7 @@ chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; C
 # Three at a time, for most of a scenario is waiting for leases and claims to end.
 chaos-short: ## Every fault on real processes, each a few times, in under 6 minutes
 	@scripts/bootstrap.sh test
-	CHAOS=short CHAOS_JOBS=$${CHAOS_JOBS:-3} $(CARGO) test --locked $(OFFLINE) --test chaos
+	CHAOS=short CHAOS_JOBS=$${CHAOS_JOBS:-2} $(CARGO) test --locked $(OFFLINE) --test chaos
 
 chaos-judge: ## Break the promise on purpose, in two ways, and check that the judge of chaos sees both
 	@scripts/bootstrap.sh test

@@ -12,8 +12,8 @@ use postrider::redis::keys::{GROUP, ShardKeys};
 use crate::ledger::{Arrival, Book, Fault, Note};
 
 /// A delivery that was taken may come again when a fault hits it before its event is acknowledged: about a second
-/// after its answer, and another for a loaded machine.
-const OPEN_FOR: Duration = Duration::from_secs(2);
+/// after its answer, and some more for a machine that is loaded with other work.
+const OPEN_FOR: Duration = Duration::from_secs(4);
 
 /// What is expected of one endpoint.
 #[derive(Clone, Debug)]
