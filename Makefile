@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke chaos-short chaos-judge ## Lints, tests, the demo as a smoke test, and faults on real processes
+test-all: lint test smoke chaos-short ## Lints, tests, the demo as a smoke test, and faults on real processes
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
