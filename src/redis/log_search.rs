@@ -153,29 +153,6 @@ pub async fn find_delivery(
     Ok(Some(DeliveryDetail { view, payload }))
 }
 
-/// The bytes that a delivery of `config` sends on every attempt, from its record, else from the log; `None`
-/// where they are gone, were too large to keep, or no such delivery is known.
-///
-/// # Errors
-/// As [`find_delivery`].
-pub async fn payload_of(
-    redis: &Redis,
-    shards: &[ShardKeys],
-    config: &OwnedConfig,
-    id: DeliveryId,
-) -> Result<Option<Bytes>> {
-    let Some(source) = source_of(shards, config, id) else { return Ok(None) };
-    let (_turn, mut connection) = begin(redis).await?;
-    let record = record_of(&mut connection, source, id).await?;
-    if let Some(record) = &record
-        && let Some(body) = delivery_read::body_of(&mut connection, source, id, record).await?
-    {
-        return Ok(Some(body));
-    }
-    let rows = rows_of(&mut connection, source, id).await?;
-    payload_among(&mut connection, source, id, None, &rows).await
-}
-
 /// Waits for a turn, no longer than for an answer of Redis: what waits holds a place of the admin API.
 async fn begin(redis: &Redis) -> Result<(tokio::sync::SemaphorePermit<'static>, deadpool_redis::Connection)> {
     let operation = "reading the log";

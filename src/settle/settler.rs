@@ -210,15 +210,6 @@ impl Settler {
         self.chores.take()
     }
 
-    /// Gives back what could not be told: it counts with what is written next.
-    pub fn return_written(&self, shard: ShardNumber, config: ConfigId, written: Written) {
-        let mut chores = self.chores.borrow_mut();
-        let sum = chores.written.entry((shard, config)).or_default();
-        sum.rows += written.rows;
-        sum.log_bytes += written.log_bytes;
-        sum.payload_bytes += written.payload_bytes;
-    }
-
     /// Waits until nothing is left to write or to acknowledge.
     pub async fn all_written(&self) {
         while self.flushing.get()

@@ -110,11 +110,14 @@ fn logs_and_payloads_are_capped_by_rows_and_by_bytes() {
         let config = stage.config("/a", json!({}), |_| Reply::ok());
         stage.add_many(1_500);
         stage.wait_acked();
+        let rows_go = limit[0] != "--payload-bytes-max";
+        // Sizes are told in portions, so a small one says nothing of a trim: what went is counted.
         wait_for("the log to be trimmed", || {
-            size(&stage, &config, "logRows") < 1_500 || size(&stage, &config, "bodyBytes") < 128 * 1024
+            let told = size(&stage, &config, "bodyBytes") > 0;
+            told && (!rows_go || stage.serve().metric("log_rows_evicted") > 0.0)
         });
         let evicted = stage.serve().metric("log_rows_evicted");
-        assert_eq!(evicted > 0.0, limit[0] != "--payload-bytes-max", "{limit:?}: {evicted}");
+        assert_eq!(evicted > 0.0, rows_go, "{limit:?}: {evicted}");
         // A worker that stops tells what it had not told yet.
         assert!(stage.take_serve().terminate().success());
         let [rows, log, payload] =
