@@ -19,6 +19,7 @@ mod logs;
 pub mod output;
 mod publish;
 mod publish_file;
+mod ready;
 mod receive;
 mod secrets;
 mod serve;
@@ -69,6 +70,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Run a receiver that verifies signatures and dedupes by nonce
     Receive(receive::ReceiveArgs),
+    /// Ask a replica on this machine whether it can work (for health checks)
+    Ready(ready::ReadyArgs),
     /// Create, list and revoke API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &mut context),
         Command::Publish(args) => publish::run(args, &mut context),
         Command::Receive(args) => receive::run(args, &mut context),
+        Command::Ready(args) => ready::run(args, &mut context),
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
