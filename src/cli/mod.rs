@@ -6,6 +6,7 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
+mod completions;
 mod configs;
 mod connect;
 mod demo;
@@ -92,6 +93,10 @@ enum Command {
     /// Show every setting: default, value, source, unit, reason
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
+    /// Print the completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    Manual(completions::ManualArgs),
 }
 
 /// Runs the command line of this process.
@@ -114,6 +119,8 @@ pub fn main() -> ExitCode {
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
+        Command::Completions(args) => completions::completions(args, &mut context),
+        Command::Manual(args) => completions::manual(args, &mut context),
     };
     match result.and_then(|()| Ok(context.output.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
