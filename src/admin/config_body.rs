@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::body::{Ignored, Mistakes};
 use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
-use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, EventType, check_max_retries};
+use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, Subscription, check_max_retries};
 use crate::domain::ids::ConfigId;
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry_on::RetryOn;
@@ -53,7 +53,7 @@ pub struct ConfigInput {
     /// `url`
     pub url: EndpointUrl,
     /// `events`, without repetitions
-    pub events: Vec<EventType>,
+    pub events: Vec<Subscription>,
     /// `secret`
     pub secret: SecretInput,
     /// `active`, or its other name `isEnabled`
@@ -221,7 +221,7 @@ fn parse_url(
     mistakes.keep(format_args!("{path}.url"), parsed)
 }
 
-fn parse_events(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> Option<Vec<EventType>> {
+fn parse_events(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> Option<Vec<Subscription>> {
     let place = format!("{path}.events");
     let values = match value {
         Some(Value::Array(values)) if (1..=EVENTS_MAX).contains(&values.len()) => values,
@@ -235,11 +235,11 @@ fn parse_events(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> Op
         }
     };
     let count = values.len();
-    let mut events: Vec<EventType> = Vec::with_capacity(count);
+    let mut events: Vec<Subscription> = Vec::with_capacity(count);
     let mut wrong = false;
     for (index, value) in values.iter().enumerate() {
         let parsed = match value.as_str() {
-            Some(text) => EventType::new(text).map_err(|error| error.0),
+            Some(text) => Subscription::new(text).map_err(|error| error.0),
             None => Err("expected a string".to_owned()),
         };
         match mistakes.keep(format_args!("{place}[{index}]"), parsed) {

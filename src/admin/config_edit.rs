@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use super::body::Mistakes;
 use super::config_body::{CONFIGS_MAX, ConfigBody, ConfigInput, HEADER_MASK, SecretInput, Shape};
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::{Config, CustomHeaders, MAX_RETRIES_DEFAULT, StoredConfig, Tombstone};
+use crate::domain::config::{
+    BodyFormat, Config, CustomHeaders, EntityFilters, HttpMethod, MAX_RETRIES_DEFAULT, StoredConfig,
+    Tombstone,
+};
 use crate::domain::ids::{ConfigId, OrganisationId};
 use crate::domain::signature::Secret;
 use crate::redis::configs::{Edit, NewIds};
@@ -78,6 +81,7 @@ pub fn apply(
                 id: config.id,
                 organisation: config.organisation.clone(),
                 deleted_at: now,
+                log_payloads: config.log_payloads,
             }));
         }
     }
@@ -164,6 +168,11 @@ fn create(
         retry_policy: input.retry_policy.unwrap_or_default(),
         retry_on: input.retry_on.unwrap_or_default(),
         rate_limit: input.rate_limit.unwrap_or_default(),
+        http_method: HttpMethod::default(),
+        body_format: BodyFormat::default(),
+        entity_filters: EntityFilters::default(),
+        standard_webhooks: false,
+        log_payloads: true,
         headers: headers?,
         created_at: now,
         updated_at: now,

@@ -61,6 +61,7 @@ mod tests {
             id: ConfigId::from_bytes([7; 12]),
             organisation: mine.clone(),
             deleted_at: UnixMillis(1),
+            log_payloads: true,
         });
         assert_eq!(OwnedConfig::prove(&stored, &other), None);
         let owned = OwnedConfig::prove(&stored, &mine).unwrap();

@@ -25,7 +25,7 @@ pub fn route(event: &Event, snapshot: &Snapshot) -> Routed {
     for target in snapshot.of(&event.organisation) {
         let wanted = match event.only_config {
             Some(only) => target.config.id == only,
-            None => target.config.events.contains(&event.event_type),
+            None => target.config.events.iter().any(|wanted| wanted.covers(event.event_type.as_str())),
         };
         if wanted {
             let list = if target.config.active { &mut routed.active } else { &mut routed.inactive };

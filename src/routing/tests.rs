@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::route;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{
-    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, EventType, StoredConfig, Tombstone,
+    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, StoredConfig, Subscription, Tombstone,
 };
 use crate::domain::event::{Event, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, ConfigSequence, EventId, OrganisationId, ShardNumber, StreamId};
@@ -18,13 +18,18 @@ fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Con
         organisation: OrganisationId::new(organisation).unwrap(),
         version: 1,
         url: EndpointUrl::new("https://hooks.example/", false).unwrap(),
-        events: events.iter().map(|event| EventType::new(event).unwrap()).collect(),
+        events: events.iter().map(|event| Subscription::new(event).unwrap()).collect(),
         secret: Secret::new("whsec_x").unwrap(),
         active,
         max_retries: 3,
         retry_policy: crate::domain::retry_policy::RetryPolicy::default(),
         retry_on: crate::domain::retry_on::RetryOn::NONE,
         rate_limit: None,
+        http_method: Default::default(),
+        body_format: Default::default(),
+        entity_filters: Default::default(),
+        standard_webhooks: false,
+        log_payloads: true,
         headers: CustomHeaders::default(),
         created_at: UnixMillis(1),
         updated_at: UnixMillis(1),
@@ -87,6 +92,7 @@ fn a_lookup_tells_paused_from_gone_deleted_and_unknown() {
         id: ConfigId::new([0; 8], ConfigSequence(3)),
         organisation: OrganisationId::new("a").unwrap(),
         deleted_at: UnixMillis(1),
+        log_payloads: true,
     };
     let configs = [
         stored(config(1, "a", &["reward.earned"], false)),

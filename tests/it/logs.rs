@@ -228,6 +228,7 @@ async fn an_organisation_sees_nothing_of_another() {
         id: twin,
         organisation: OrganisationId::new("org_2").unwrap(),
         deleted_at: UnixMillis(T0),
+        log_payloads: true,
     };
     world.store(&StoredConfig::Tombstone(tombstone)).await;
     for path in [format!("/{done}"), format!("/{}", delivery(config, 2)), format!("/{}", delivery(config, 3))]
@@ -272,7 +273,7 @@ async fn a_deleted_configs_log_remains_readable() {
     let mut world = World::new().await;
     let (config, [done, _, parked, ..]) = one_of_each(&mut world).await;
     let organisation = OrganisationId::new("org_1").unwrap();
-    let tombstone = Tombstone { id: config, organisation, deleted_at: UnixMillis(T0) };
+    let tombstone = Tombstone { id: config, organisation, deleted_at: UnixMillis(T0), log_payloads: true };
     world.store(&StoredConfig::Tombstone(tombstone)).await;
     let body = world.get(&format!("?webhookConfigId={config}")).await;
     assert_eq!((&body["totalCount"], &body["edges"][0]["deliveryId"]), (&json!(5), &json!(done.to_string())));
