@@ -15,6 +15,7 @@ use super::rate_limit::RateLimit;
 use super::retry_on::RetryOn;
 use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
 use super::signature::{Secret, SigningKey};
+use super::standard_signature::StandardKey;
 
 mod choices;
 mod disabled;
@@ -156,8 +157,12 @@ pub struct Endpoint {
     pub path_and_query: http::Uri,
     /// Custom headers.
     pub headers: HeaderMap,
+    /// The request's method.
+    pub method: http::Method,
     /// The prepared signing key.
     pub signing_key: SigningKey,
+    /// The key of the Standard Webhooks headers; none where the config does not send them.
+    pub standard_key: Option<StandardKey>,
 }
 
 // === impl Config ===
@@ -191,7 +196,9 @@ impl Config {
             authority: HeaderValue::from_str(&authority).map_err(|_| invalid("url host"))?,
             path_and_query: path.parse().map_err(|_| invalid("url path"))?,
             headers: self.headers.to_header_map()?,
+            method: self.http_method.to_http(),
             signing_key: self.secret.signing_key(),
+            standard_key: self.standard_webhooks.then(|| StandardKey::of(&self.secret)),
         })
     }
 }

@@ -62,6 +62,10 @@ pub struct AttemptLine {
     pub at: UnixMillis,
     /// How long it took, in milliseconds.
     pub took_ms: u32,
+    /// The URL that was used; `None` where its own row is gone.
+    pub url: Option<Arc<str>>,
+    /// First bytes of the answer's body; empty where its own row is gone.
+    pub excerpt: Bytes,
 }
 
 /// The last attempt's answer.
@@ -230,6 +234,8 @@ fn attempt_log(history: &[AttemptSummary], rows: &[&LogRow]) -> Vec<AttemptLine>
                 error_message: error_message(success, summary.status, error),
                 at: summary.at,
                 took_ms: summary.took_ms,
+                url: told.map(|row| Arc::clone(&row.url)),
+                excerpt: told.map(|row| row.excerpt.clone()).unwrap_or_default(),
             },
         );
     }
@@ -242,6 +248,8 @@ fn attempt_log(history: &[AttemptSummary], rows: &[&LogRow]) -> Vec<AttemptLine>
             error_message: error_message(success, row.response_status, row.error.as_deref()),
             at: row.at,
             took_ms: row.took_ms,
+            url: Some(Arc::clone(&row.url)),
+            excerpt: row.excerpt.clone(),
         });
     }
     lines.into_values().collect()

@@ -80,6 +80,7 @@ fn at(receiver: &Receiver) -> Endpoint {
 fn outgoing() -> Outgoing {
     let event = EventId::new(ShardNumber(0), StreamId { ms: 1_777_626_000_000, seq: 0 }).unwrap();
     Outgoing {
+        at: UnixMillis(1_777_626_000_000),
         delivery: event.delivery(ConfigSequence(1)),
         event_type: "reward.earned".into(),
         traceparent: None,
