@@ -5,6 +5,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -12,9 +13,14 @@ use sha2::Sha256;
 use super::clock::UnixMillis;
 use super::signature::Secret;
 
-/// As the published verifiers decode a secret: padding is required, bits that are left over are not looked at.
-const BASE64: GeneralPurpose =
-    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+/// As leniently as any of the published verifiers decodes a secret: padding may be left out, and bits that are left
+/// over are not looked at. So none of them reads another key out of a secret than Postrider does.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The names of that standard's three headers: the message's id, the time in seconds, the signatures.
 pub const STANDARD_HEADERS: [&str; 3] = ["webhook-id", "webhook-timestamp", "webhook-signature"];
@@ -112,10 +118,15 @@ mod tests {
             StandardKey::new(key).append(&mut value, "i", "1", b"{}");
             value
         };
-        for text in ["whsec_test_secret", "whsec_", "whsec_abc", "not base64!"] {
+        for text in ["whsec_test_secret", "whsec_", "whsec_abcde", "not base64!"] {
             assert_eq!(sign(&[text], "i", "1", "{}"), by_bytes(text.as_bytes()), "{text}");
         }
-        assert_eq!(sign(&["whsec_AAAA"], "i", "1", "{}"), by_bytes(&[0, 0, 0]));
+        for zeros in ["whsec_AAAA", "AAAA"] {
+            assert_eq!(sign(&[zeros], "i", "1", "{}"), by_bytes(&[0, 0, 0]), "{zeros}");
+        }
+        for a in ["whsec_YQ==", "whsec_YQ", "whsec_YR=="] {
+            assert_eq!(sign(&[a], "i", "1", "{}"), by_bytes(b"a"), "{a}");
+        }
         let generated = Secret::generate();
         let hex = generated.expose().trim_start_matches("whsec_").to_owned();
         assert_eq!(sign(&[generated.expose()], "i", "1", "{}"), by_bytes(&BASE64.decode(hex).unwrap()));
