@@ -201,6 +201,23 @@ mod tests {
         assert!(entity_paths("auth.email").is_empty() && entity_paths("streak-extended").is_empty());
     }
 
+    #[test]
+    fn the_documented_table_lists_exactly_these() {
+        let text = include_str!("../../docs/WIRE.md");
+        let section = text.split_once("\n### Entities\n").expect("the heading stands in WIRE.md").1;
+        let rows = section
+            .lines()
+            .skip_while(|line| !line.starts_with('|'))
+            .take_while(|line| line.starts_with('|'))
+            .skip(2) // The head and the rule below it.
+            .map(|line| line.trim_matches('|').replace(['`', ' '], ""));
+        let ours = ENTITIES.iter().chain(&EXCEPTIONS).map(|(key, paths)| match paths.is_empty() {
+            true => format!("{key}|none"),
+            false => format!("{key}|{}", paths.join(",")),
+        });
+        assert_eq!(rows.collect::<Vec<_>>(), ours.collect::<Vec<_>>());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_give_an_id_or_none(data: Vec<u8>, object in "\\{\"a\":.{0,30}") {

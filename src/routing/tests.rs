@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::route;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{
-    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, StoredConfig, Subscription, Tombstone,
+    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, EntityFilters, EventType, StoredConfig,
+    Subscription, Tombstone,
 };
 use crate::domain::event::{Event, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, ConfigSequence, EventId, OrganisationId, ShardNumber, StreamId};
@@ -71,6 +72,32 @@ fn an_event_goes_to_the_subscribed_configs_of_its_own_organisation() {
     assert_eq!((numbers(&routed.active), numbers(&routed.inactive)), (vec![1, 2], vec![5]));
     assert!(route(&event("c", "reward.earned", None), &snapshot).active.is_empty());
     assert!(route(&event("a", "reward", None), &snapshot).active.is_empty());
+}
+
+#[test]
+fn wildcards_aliases_and_filters_are_looked_up() {
+    let mut filtered = config(4, "a", &["reward.*"], true);
+    let filter = (EventType::new("reward-claim").unwrap(), vec!["r1".to_owned()]);
+    filtered.entity_filters = EntityFilters::new([filter].into()).unwrap();
+    let configs = [
+        stored(config(1, "a", &["*"], true)),
+        stored(config(2, "a", &["reward.*", "reward.claimed", "*"], true)),
+        stored(config(3, "a", &["reward-claim"], true)),
+        stored(filtered),
+    ];
+    let snapshot = Snapshot::build(&configs, &Snapshot::default());
+    let routed = |event_type: &str, data: &str| {
+        let mut event = event("a", event_type, None);
+        event.data = data.to_owned().into();
+        numbers(&route(&event, &snapshot).active)
+    };
+    for event_type in ["reward.claimed", "reward-claim"] {
+        assert_eq!(routed(event_type, r#"{"reward":{"id":"r1"}}"#), [1, 2, 3, 4], "{event_type}");
+        assert_eq!(routed(event_type, r#"{"rewardId":"r2"}"#), [1, 2, 3], "{event_type}");
+        assert_eq!(routed(event_type, "{}"), [1, 2, 3], "{event_type}");
+    }
+    assert_eq!(routed("reward.earned", "{}"), [1, 2, 4], "a type without a filter is not filtered");
+    assert_eq!(routed("rewards.earned", "{}"), [1, 2]);
 }
 
 #[test]
