@@ -109,9 +109,12 @@ impl DeliveryView {
         let mut attempt_log = attempt_log(&tried.history, rows);
         if let (Some(line), Some(last)) = (attempt_log.last_mut(), &tried.last)
             && line.at == last.at
-            && last.error.is_some()
         {
-            line.error_message.clone_from(&last.error);
+            if last.error.is_some() {
+                line.error_message.clone_from(&last.error);
+            }
+            line.url.get_or_insert_with(|| Arc::clone(&last.url));
+            line.excerpt.clone_from(&last.excerpt);
         }
         let answer = tried.last.as_ref().map_or_else(LastAnswer::default, |last| LastAnswer {
             url: Some(Arc::clone(&last.url)),

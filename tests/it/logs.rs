@@ -44,11 +44,12 @@ async fn an_edge_has_the_contracts_fields() {
     let line = |attempt: u32, status: u16, at: &str| {
         json!({ "attempt": attempt, "success": status == 200, "responseStatus": status,
                 "errorMessage": if status == 200 { Value::Null } else { json!(format!("HTTP {status}")) },
-                "createdAt": at, "durationMs": 12 })
+                "createdAt": at, "durationMs": 12, "url": ROW_URL,
+                "responseBody": match status { 200 => "ok", 404 => "no such hook", _ => "upstream busy" } })
     };
     let common = |id: DeliveryId, created: &str, rest: Value| {
         let mut edge = json!({ "deliveryId": id.to_string(), "webhookConfigId": config.to_string(),
-                               "event": "reward.earned", "url": ROW_URL, "error": null, "createdAt": created });
+                               "event": "reward.earned", "eventSubCategory": "reward-distribution", "url": ROW_URL, "error": null, "createdAt": created });
         edge.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         edge
     };
