@@ -36,6 +36,15 @@ async fn every_delivery_is_shown_once_newest_first_from_the_source_of_its_status
     }
 }
 
+/// What the rows of [`one_of_each`] were answered, by status.
+fn excerpt_of(status: u16) -> &'static str {
+    match status {
+        200 => "ok",
+        404 => "no such hook",
+        _ => "upstream busy",
+    }
+}
+
 #[tokio::test]
 async fn an_edge_has_the_contracts_fields() {
     let mut world = World::new().await;
@@ -44,8 +53,7 @@ async fn an_edge_has_the_contracts_fields() {
     let line = |attempt: u32, status: u16, at: &str| {
         json!({ "attempt": attempt, "success": status == 200, "responseStatus": status,
                 "errorMessage": if status == 200 { Value::Null } else { json!(format!("HTTP {status}")) },
-                "createdAt": at, "durationMs": 12, "url": ROW_URL,
-                "responseBody": match status { 200 => "ok", 404 => "no such hook", _ => "upstream busy" } })
+                "createdAt": at, "durationMs": 12, "url": ROW_URL, "responseBody": excerpt_of(status) })
     };
     let common = |id: DeliveryId, created: &str, rest: Value| {
         let mut edge = json!({ "deliveryId": id.to_string(), "webhookConfigId": config.to_string(),
