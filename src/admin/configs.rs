@@ -19,7 +19,7 @@ use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::{Config, DisabledReason, StoredConfig};
+use crate::domain::config::{BodyFormat, Config, DisabledReason, EntityFilters, HttpMethod, StoredConfig};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry_on::RetryOn;
 use crate::domain::retry_policy::RetryPolicy;
@@ -48,6 +48,11 @@ struct ShownConfig {
     retry_on: RetryOn,
     rate_limit: Option<RateLimit>,
     headers: BTreeMap<String, &'static str>,
+    http_method: HttpMethod,
+    body_format: BodyFormat,
+    entity_filters: EntityFilters,
+    standard_webhooks: bool,
+    log_payloads: bool,
     created_at: String,
     updated_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,6 +183,11 @@ impl ShownConfig {
             retry_on: config.retry_on,
             rate_limit: config.rate_limit,
             headers: config.headers.as_map().keys().map(|name| (name.clone(), HEADER_MASK)).collect(),
+            http_method: config.http_method,
+            body_format: config.body_format,
+            entity_filters: config.entity_filters.clone(),
+            standard_webhooks: config.standard_webhooks,
+            log_payloads: config.log_payloads,
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
             disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
 use crate::domain::log_view::{AttemptLine, DeliveryView};
+use crate::domain::vocabulary::hyphenated;
 use crate::redis::log_search::{DeliveryDetail, LogAnswer};
 
 /// The answer of `GET /webhooks/logs`.
@@ -28,6 +29,7 @@ pub struct LogRecord {
     delivery_id: String,
     webhook_config_id: String,
     event: String,
+    event_sub_category: String,
     url: Option<String>,
     status: &'static str,
     attempts: u32,
@@ -56,6 +58,8 @@ pub struct AttemptRecord {
     #[serde(serialize_with = "time")]
     created_at: UnixMillis,
     duration_ms: u32,
+    url: Option<String>,
+    response_body: Option<String>,
 }
 
 /// The answer of `GET /webhooks/logs/{deliveryId}`.
@@ -84,18 +88,18 @@ impl From<LogAnswer> for LogsAnswer {
 
 impl From<DeliveryView> for LogRecord {
     fn from(view: DeliveryView) -> Self {
-        let body = Some(view.excerpt).filter(|excerpt| !excerpt.is_empty());
         Self {
             delivery_id: view.delivery.to_string(),
             webhook_config_id: view.config.to_string(),
             event: view.event_type.as_ref().to_owned(),
+            event_sub_category: hyphenated(&view.event_type).unwrap_or(&view.event_type).to_owned(),
             url: view.url.map(|url| url.as_ref().to_owned()),
             status: view.status.as_str(),
             attempts: view.attempts,
             last_attempt_at: view.last_attempt_at,
             next_attempt_at: view.next_attempt_at,
             response_status: view.response_status,
-            response_body: body.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            response_body: excerpt_text(&view.excerpt),
             error: view.error,
             fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
@@ -113,6 +117,8 @@ impl From<AttemptLine> for AttemptRecord {
             error_message: line.error_message,
             created_at: line.at,
             duration_ms: line.took_ms,
+            url: line.url.map(|url| url.as_ref().to_owned()),
+            response_body: excerpt_text(&line.excerpt),
         }
     }
 }
@@ -127,6 +133,11 @@ impl From<DeliveryDetail> for LogDetail {
             payload_raw: raw,
         }
     }
+}
+
+/// The first bytes of an answer as text; `None` where there were none.
+fn excerpt_text(excerpt: &[u8]) -> Option<String> {
+    (!excerpt.is_empty()).then(|| String::from_utf8_lossy(excerpt).into_owned())
 }
 
 /// The payload as a part of the answer, byte for byte, so that 30-digit integers stay as they were sent; `None`

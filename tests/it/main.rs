@@ -13,6 +13,7 @@ mod control_scripts;
 mod crash;
 mod directory;
 mod embedded;
+mod formats;
 mod full;
 mod health;
 mod idle;
@@ -46,6 +47,7 @@ mod stage;
 mod support;
 #[allow(dead_code)]
 mod support_http;
+mod vocabulary;
 mod walk;
 mod walk_endings;
 mod walk_input;
