@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_
 use http::{Method, Request};
 use http_body_util::Full;
 
+use crate::domain::clock::UnixMillis;
 use crate::domain::config::Endpoint;
 use crate::domain::ids::DeliveryId;
 
@@ -22,18 +23,21 @@ pub struct Outgoing {
     pub traceparent: Option<Arc<str>>,
     /// The bytes that are signed and sent.
     pub body: Bytes,
+    /// When the attempt begins: says which secrets sign it.
+    pub at: UnixMillis,
 }
 
 /// `User-Agent`, unless the config has one of its own.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-nudj-signature");
+const SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-nudj-signature-previous");
 const EVENT: HeaderName = HeaderName::from_static("x-nudj-event");
 const DELIVERY_ID: HeaderName = HeaderName::from_static("x-nudj-delivery-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that Postrider sets itself; `Content-Length` is added by the connection.
-const OWN_HEADERS: usize = 8;
+const OWN_HEADERS: usize = 9;
 
 /// Length of a delivery id's text.
 const DELIVERY_ID_LEN: usize = 30;
@@ -50,9 +54,12 @@ pub(super) fn build(
     headers.insert(CONTENT_TYPE, JSON);
     // Values that cannot be in a header are ruled out where events come in; should one get here, the delivery
     // goes out without that header rather than never.
-    let signature = endpoint.signing_key.sign(&outgoing.body);
-    if let Ok(value) = HeaderValue::from_bytes(&signature) {
+    let keys = endpoint.signing_keys(outgoing.at);
+    if let Ok(value) = HeaderValue::from_bytes(&keys.current.sign(&outgoing.body)) {
         headers.insert(SIGNATURE, value);
+    }
+    if let Some(value) = keys.previous.and_then(|key| HeaderValue::from_bytes(&key.sign(&outgoing.body)).ok()) {
+        headers.insert(SIGNATURE_PREVIOUS, value);
     }
     if let Ok(value) = HeaderValue::from_str(&outgoing.event_type) {
         headers.insert(EVENT, value);

@@ -18,9 +18,11 @@ use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
 use super::signature::{Secret, SigningKey};
 
 mod disabled;
+mod rotation;
 mod stored;
 
 pub use disabled::{Disabled, DisabledReason};
+pub use rotation::{OVERLAP_DEFAULT, OVERLAP_MAX, PreviousKey, PreviousSecret, SigningKeys};
 
 /// Longest URL, in bytes.
 pub const URL_MAX_BYTES: usize = 2048;
@@ -51,6 +53,9 @@ pub struct Config {
     pub events: Vec<EventType>,
     /// What signs its deliveries.
     pub secret: Secret,
+    /// What signed before, and still does for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<PreviousSecret>,
     /// False pauses without deleting.
     pub active: bool,
     /// Automatic retries after the first attempt, 0 to 10.
@@ -141,6 +146,8 @@ pub struct Endpoint {
     pub headers: HeaderMap,
     /// The prepared signing key.
     pub signing_key: SigningKey,
+    /// The one before, during a rotation; see [`Endpoint::signing_keys`].
+    pub previous_key: Option<PreviousKey>,
 }
 
 // === impl Config ===
@@ -175,6 +182,7 @@ impl Config {
             path_and_query: path.parse().map_err(|_| invalid("url path"))?,
             headers: self.headers.to_header_map()?,
             signing_key: self.secret.signing_key(),
+            previous_key: self.previous_secret.as_ref().map(PreviousSecret::key),
         })
     }
 }
@@ -391,6 +399,7 @@ mod tests {
             url: EndpointUrl::new(url, true).unwrap(),
             events: vec![EventType::new("reward.earned").unwrap()],
             secret: Secret::new("whsec_x").unwrap(),
+            previous_secret: None,
             active: true,
             max_retries: 3,
             retry_policy: RetryPolicy::default(),
