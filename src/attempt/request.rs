@@ -58,7 +58,8 @@ pub(super) fn build(
     if let Ok(value) = HeaderValue::from_bytes(&keys.current.sign(&outgoing.body)) {
         headers.insert(SIGNATURE, value);
     }
-    if let Some(value) = keys.previous.and_then(|key| HeaderValue::from_bytes(&key.sign(&outgoing.body)).ok()) {
+    if let Some(value) = keys.previous.and_then(|key| HeaderValue::from_bytes(&key.sign(&outgoing.body)).ok())
+    {
         headers.insert(SIGNATURE_PREVIOUS, value);
     }
     if let Ok(value) = HeaderValue::from_str(&outgoing.event_type) {

@@ -15,10 +15,10 @@ use crate::domain::config::StoredConfig;
 use crate::domain::ids::ConfigId;
 
 /// Tombstones that one call looks at.
-const LOOKED_AT_MAX: usize = 64;
+const LOOKED_AT_MAX: usize = 1_000;
 
 /// Removes tombstones that are older than `age` and whose queue, failed set, log and payloads are gone in every shard,
-/// and their sizes. Looks at the oldest ones, at most 64; answers how many went. A log without an expiry, whose
+/// and their sizes. Looks at the oldest ones, at most 1,000; answers how many went. A log without an expiry, whose
 /// writer crashed before it told the sizes, gets one here.
 ///
 /// # Errors

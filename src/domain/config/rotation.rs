@@ -166,7 +166,10 @@ mod tests {
         let sign = |at| endpoint.signing_keys(UnixMillis(at)).previous.map(|key| key.sign(b"{}"));
         assert_eq!(sign(1_999), Some(secret("whsec_1").signing_key().sign(b"{}")));
         assert_eq!(sign(2_000), None);
-        assert_eq!(endpoint.signing_keys(UnixMillis(0)).current.sign(b"x"), config.secret.signing_key().sign(b"x"));
+        assert_eq!(
+            endpoint.signing_keys(UnixMillis(0)).current.sign(b"x"),
+            config.secret.signing_key().sign(b"x")
+        );
         config.changed(UnixMillis(1_999));
         assert_eq!((config.version, config.previous_secret.is_some()), (2, true));
         config.changed(UnixMillis(2_000));
