@@ -90,10 +90,10 @@ pub async fn retry(
 }
 
 /// The record of a delivery that has none any more, from what its log tells; and the body where it lies apart. The
-/// coming attempt counts as asked for by hand. After a success so do all before it: should the coming one fail, the
-/// delivery has its automatic retries again.
+/// coming attempt counts as asked for by hand. After a success all before it do instead, and it stands for a first one:
+/// should it fail, the delivery has its automatic retries again.
 fn revived(view: &DeliveryView, payload: &Bytes) -> (Vec<u8>, Bytes) {
-    let by_hand = if view.status == Status::Delivered { view.attempts.saturating_add(1) } else { 1 };
+    let by_hand = if view.status == Status::Delivered { view.attempts } else { view.attempts.min(1) };
     let last = view.last_attempt_at.map(|at| LastAttempt {
         at,
         url: view.url.clone().unwrap_or_else(|| Arc::from("")),

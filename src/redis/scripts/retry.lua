@@ -13,8 +13,8 @@
 -- ARGV[7] the packed record for a delivery that has none; empty when its caller saw one
 -- ARGV[8] the body, where that record says that it lies apart; else empty
 --
--- The attempt that follows is counted as asked for by hand in a record that failed; a record that the caller made
--- counts it already.
+-- The attempt that follows is counted as asked for by hand in a record that failed, unless it is the first one; a
+-- record that the caller made counts as it should.
 --
 -- Returns one word; only the first one changed anything.
 --   queued   it waits, due now
@@ -55,8 +55,8 @@ local queued = tonumber(redis.call('HGET', size, 'queueBytes') or '0')
 if redis.call('ZCARD', queue) >= tonumber(ARGV[5]) or queued + bytes > tonumber(ARGV[6]) then return 'full' end
 if old then
   if string.byte(old, 4) == 1 and redis.call('EXISTS', body_key) == 0 then return 'gone' end
-  local by_hand = struct.unpack('>I4', old, 21)
-  record = string.sub(old, 1, 1) .. '\0\0' .. string.sub(old, 4, 20) .. struct.pack('>I4', by_hand + 1)
+  local by_hand = struct.unpack('>I4', old, 21) + (attempts > 0 and 1 or 0)
+  record = string.sub(old, 1, 1) .. '\0\0' .. string.sub(old, 4, 20) .. struct.pack('>I4', by_hand)
     .. string.sub(old, 25)
   -- One that a cap dropped from the set meanwhile is no longer in the size.
   if redis.call('ZREM', failed, ARGV[3]) == 1 then

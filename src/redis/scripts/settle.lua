@@ -97,7 +97,7 @@ local function settle(at, key, body_key)
   local old_weight = old and weight(old) or 0
   if action == 'd' then
     redis.call('ZREM', queue, id)
-    local by_hand = old and struct.unpack('>I4', old, 21) > 0
+    local by_hand = old and #old >= 24 and struct.unpack('>I4', old, 21) > 0
     if by_hand then
       local attempts = struct.unpack('>I4', old, 17) + 1
       redis.call('SET', key, '\0\0\0\0' .. ARGV[2] .. struct.pack('>I4', attempts), 'PX', 3600000)
