@@ -48,7 +48,7 @@ impl World {
 
     /// One whose delivery has failed.
     async fn failed(len: usize) -> Self {
-        let mut world = Self::new().await;
+        let world = Self::new().await;
         let proof = Walk::pending(world.event);
         let Step::Fail { mut record, apart } = fail(config(1), len, true) else { unreachable!() };
         record[16..20].copy_from_slice(&ATTEMPTS.to_be_bytes());
@@ -145,7 +145,11 @@ async fn what_was_seen_before_an_attempt_asks_for_no_second_one() {
     world.walk.settle(config(1), world.event, Proof::Claimed(claim), Step::Finish).await;
     let after = world.walk.state();
     assert_eq!(world.retry(&seen).await, Retried::Changed, "it had a record");
-    assert_eq!(world.retry(&world.seen(Status::Failed, ATTEMPTS, SMALL, false)).await, Retried::Changed, "or none");
+    assert_eq!(
+        world.retry(&world.seen(Status::Failed, ATTEMPTS, SMALL, false)).await,
+        Retried::Changed,
+        "or none"
+    );
     assert_eq!(world.walk.state(), after);
     // Who saw that attempt may ask for one more.
     assert_eq!(world.retry(&world.seen(Status::Delivered, 5, SMALL, false)).await, Retried::Queued);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use postrider::domain::signature::Secret;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arrivals::{Arrival, Reply};
 use crate::stage::Stage;
@@ -32,13 +32,13 @@ fn both_secrets_sign_until_the_overlap_ends_and_then_the_new_one_alone() {
     assert!(signed(&first, CURRENT, old));
     assert!(!first.headers.contains_key(PREVIOUS));
 
-    let rotate = |body| {
+    let rotate = |body: Value| {
         let path = format!("/configs/{}/rotate-secret", config.id);
-        let (status, answer) = stage.serve().request(Method::POST, &stage.token, &path, body);
+        let (status, answer) = stage.serve().request(Method::POST, &stage.token, &path, Some(&body));
         assert_eq!(status, 200, "{answer}");
         answer
     };
-    let rotated = rotate(Some(&json!({ "overlapSeconds": 3600 })));
+    let rotated = rotate(json!({ "overlapSeconds": 3600 }));
     let second = rotated["secret"].as_str().unwrap().to_owned();
     assert!(second.starts_with("whsec_") && second.len() == 70 && !second.contains('*'));
     assert!(rotated["previousSecret"]["until"].is_string(), "{rotated}");
@@ -56,7 +56,7 @@ fn both_secrets_sign_until_the_overlap_ends_and_then_the_new_one_alone() {
     assert_eq!(during.headers.get_all(CURRENT).iter().count(), 1, "one value, as the contract says");
 
     // A second rotation ends the first one's overlap early.
-    rotate(Some(&json!({ "secret": "whsec_third", "overlapSeconds": 2 })));
+    rotate(json!({ "secret": "whsec_third", "overlapSeconds": 2 }));
     wait_for("the third secret to be in effect", || {
         count += 1;
         signed(&next(count), CURRENT, "whsec_third")
@@ -81,7 +81,7 @@ fn both_secrets_sign_until_the_overlap_ends_and_then_the_new_one_alone() {
     assert!(!version(&stage).contains("previousSecret"), "the next change removes it");
 
     // A leak: the old secret is gone at once.
-    let rotated = rotate(Some(&json!({ "overlapSeconds": 0 })));
+    let rotated = rotate(json!({ "overlapSeconds": 0 }));
     assert_eq!(rotated.get("previousSecret"), None, "{rotated}");
     let last = rotated["secret"].as_str().unwrap();
     wait_for("the last secret to be in effect", || {
