@@ -11,7 +11,10 @@ use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::logs::{delivery_id, find_one};
 use super::state::AdminState;
+use crate::domain::clock::UnixMillis;
 use crate::domain::config::{DisabledReason, StoredConfig};
+use crate::domain::log::Status;
+use crate::domain::log_view::DeliveryView;
 use crate::redis::by_hand::{self, Retried};
 
 const RETRY: &str = "retryWebhookDelivery";
@@ -43,9 +46,20 @@ async fn retry_delivery(
         Retried::Queued => {}
         refused => return Err(ApiError::conflict(RETRY, reason(refused))),
     }
-    // Its attempt may be over already: what is shown is how it stands now.
-    let (_, now) = find_one(&state, &caller.organisation, id, RETRY).await?;
-    Ok((StatusCode::ACCEPTED, Json(now.view.into())))
+    // Its attempt may be over already: what is shown is how it stands now. It was put back in any case, so a log that
+    // cannot be read is no reason to say otherwise.
+    let now = find_one(&state, &caller.organisation, id, RETRY).await;
+    let view = now.map_or_else(|_| waiting(seen.view, state.clock.now()), |(_, now)| now.view);
+    Ok((StatusCode::ACCEPTED, Json(view.into())))
+}
+
+/// A delivery that was put back into its queue at `now`.
+fn waiting(seen: DeliveryView, now: UnixMillis) -> DeliveryView {
+    let (status, next) = match seen.attempts {
+        0 => (Status::Pending, None),
+        _ => (Status::Retrying, Some(now)),
+    };
+    DeliveryView { status, next_attempt_at: next, reason: None, ..seen }
 }
 
 /// Why nothing can be sent to a config now.
