@@ -7,21 +7,30 @@
 //! |---|---|---|
 //! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
+//! | `GET .../webhooks/configs/{id}` | `getWebhookConfig` | viewer, manager, admin, operator |
+//! | `DELETE .../webhooks/configs/{id}` | `deleteWebhookConfig` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/pause`, `.../resume` | `pauseWebhookConfig`, `resumeWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/configs/{id}/rotate-secret` | `rotateWebhookSecret` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/test` | `testWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/logs/{deliveryId}/retry` | `retryWebhookDelivery` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
 pub mod body;
 pub mod config_body;
+mod config_by_id;
 mod config_choices;
 pub mod config_edit;
 mod config_events;
 mod config_pace;
+mod config_test;
 pub mod configs;
 pub mod error;
 mod log_aliases;
 pub mod log_query;
 pub mod log_record;
+mod log_retry;
 pub mod logs;
 pub mod ops;
 pub mod publish;
@@ -49,6 +58,8 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
     let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
+    let resources =
+        resources.merge(config_by_id::routes()).merge(config_test::routes()).merge(log_retry::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

@@ -29,6 +29,7 @@ use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
+use crate::upkeep::TombstoneKeeper;
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
 /// Readiness is looked at this often.
@@ -73,6 +74,7 @@ impl Control {
         follow_configs(&shared, configs, control_stopped.clone());
         health::follow(&shared, &directory, control_stopped.clone());
         health::keep(&shared, &directory, control_stopped.clone());
+        forget_deleted(&shared, &directory, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -156,6 +158,18 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         shards,
     })
+}
+
+/// Starts the task that removes what is left of deleted configs.
+fn forget_deleted(shared: &Arc<Shared>, directory: &Arc<Directory>, stop: watch::Receiver<bool>) {
+    let keeper = TombstoneKeeper {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        directory: Arc::clone(directory),
+        clock: Arc::clone(&shared.clock),
+        age: shared.settings.retention.log_age_max,
+    };
+    tokio::spawn(keeper.run(stop));
 }
 
 /// Replaces the snapshot whenever a config changes, and asks for a visit to every config that changed: one that

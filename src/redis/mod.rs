@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod append;
+pub mod by_hand;
 pub mod configs;
 pub mod connection;
 pub mod deliveries;
@@ -16,6 +17,7 @@ pub mod events;
 pub mod failed;
 pub mod fates;
 pub mod follower;
+pub mod forget;
 pub mod health;
 pub mod keys;
 pub mod keyspace;

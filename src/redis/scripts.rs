@@ -73,6 +73,8 @@ scripts! {
     PUT_BACK = "put_back" <2, 2>;
     /// Moves what cannot be delivered out of a queue's way.
     CLEAR_QUEUE = "clear_queue" <3, 2>;
+    /// Puts a delivery that has ended back into its queue.
+    RETRY = "retry" <6, 8>;
     /// Takes or renews a worker's lease.
     RENEW = "renew" <1, 3>;
     /// Takes over a dead consumer's entries.
@@ -91,6 +93,8 @@ scripts! {
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.
     PUT_CONFIGS = "put_configs" <5, 7>;
+    /// Removes the tombstone of a config of which nothing is left.
+    FORGET_CONFIG = "forget_config" <3, 2>;
     /// Reads, or compares and sets, what is known of a config's health.
     HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
