@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
+use super::config_certificate::ShownCertificate;
 use super::config_edit::{Refusal, apply};
 use super::error::ApiError;
 use super::state::AdminState;
@@ -55,6 +56,8 @@ pub(super) struct ShownConfig {
     entity_filters: EntityFilters,
     standard_webhooks: bool,
     log_payloads: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<ShownCertificate>,
     created_at: String,
     updated_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,6 +210,7 @@ impl ShownConfig {
             entity_filters: config.entity_filters.clone(),
             standard_webhooks: config.standard_webhooks,
             log_payloads: config.log_payloads,
+            client_certificate: config.client_certificate.as_ref().map(ShownCertificate::of),
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
             disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),

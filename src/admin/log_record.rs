@@ -44,6 +44,8 @@ pub struct LogRecord {
     fail_reason: Option<&'static str>,
     #[serde(serialize_with = "time")]
     created_at: UnixMillis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     attempt_log: Vec<AttemptRecord>,
 }
 
@@ -103,6 +105,7 @@ impl From<DeliveryView> for LogRecord {
             error: view.error,
             fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
+            trace_id: view.trace.map(|trace| trace.to_string()),
             attempt_log: view.attempt_log.into_iter().map(AttemptRecord::from).collect(),
         }
     }

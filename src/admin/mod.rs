@@ -20,6 +20,7 @@ pub mod auth;
 pub mod body;
 pub mod config_body;
 mod config_by_id;
+mod config_certificate;
 mod config_choices;
 pub mod config_edit;
 mod config_events;

@@ -27,6 +27,7 @@ use crate::redis::keys::ShardKeys;
 use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
+use crate::spans::SpanSink;
 
 /// How long one read waits for entries. What must not wait as long ends the read by [`Link::unblock`].
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
@@ -81,6 +82,8 @@ pub struct IntakeParts {
     pub settings: Arc<Settings>,
     /// What is counted.
     pub metrics: WalkMetrics,
+    /// Takes spans, where they are wanted.
+    pub spans: Option<SpanSink>,
 }
 
 /// The intake of one worker on one shard.
@@ -315,6 +318,9 @@ impl Intake {
             return;
         }
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
+        if let Some(spans) = &self.parts.spans {
+            spans.published(event, self.parts.clock.now());
+        }
         let bodies = Bodies::of(event);
         for target in targets {
             self.credit_available().await;

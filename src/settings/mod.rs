@@ -5,6 +5,7 @@
 //! Reading reports every mistake at once; what exists is valid.
 
 pub mod delivery;
+pub mod egress;
 pub mod health;
 pub mod keys;
 pub mod limits;

@@ -24,6 +24,7 @@ use crate::redis::keys::ShardKeys;
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
+use crate::spans::SpanSink;
 use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
@@ -66,6 +67,8 @@ pub struct Shared {
     pub egress: Arc<Egress>,
     /// What is counted.
     pub metrics: WalkMetrics,
+    /// Takes spans, where a collector is set.
+    pub spans: Option<SpanSink>,
     /// Whether each worker holds its leases.
     pub leased: Vec<AtomicBool>,
 }
