@@ -8,6 +8,9 @@
 //! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/recover`, `.../replay` | `recoverWebhookConfig`, `replayWebhookConfig` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
@@ -17,6 +20,8 @@ pub mod config_edit;
 mod config_pace;
 pub mod configs;
 pub mod error;
+pub mod job_body;
+pub mod jobs;
 pub mod log_query;
 pub mod log_record;
 pub mod logs;
@@ -45,7 +50,11 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
-    let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
+    let resources = Router::new()
+        .merge(configs::routes())
+        .merge(publish::routes())
+        .merge(logs::routes())
+        .merge(jobs::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

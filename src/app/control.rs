@@ -29,6 +29,7 @@ use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace};
 use crate::retry::Visits;
 use crate::settings::Settings;
+use crate::upkeep::{JobRunner, JobRunnerParts};
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
 /// Readiness is looked at this often.
@@ -72,6 +73,7 @@ impl Control {
         follow_configs(&shared, configs, control_stopped.clone());
         health::follow(&shared, &directory, control_stopped.clone());
         health::keep(&shared, &directory, control_stopped.clone());
+        do_jobs(&shared, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -116,6 +118,21 @@ impl Control {
             );
         }
     }
+}
+
+/// Starts the task that does jobs, where this replica retries.
+fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
+    if !shared.settings.process.roles.retry {
+        return;
+    }
+    let runner = JobRunner::new(JobRunnerParts {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        snapshot: Arc::clone(&shared.snapshot),
+        clock: Arc::clone(&shared.clock),
+        settings: Arc::clone(&shared.settings),
+    });
+    tokio::spawn(runner.run(stop));
 }
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {

@@ -12,6 +12,7 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod ids;
+pub mod job;
 pub mod log;
 pub mod log_merge;
 pub mod log_view;
