@@ -19,6 +19,7 @@ mod logs;
 pub mod output;
 mod publish;
 mod publish_file;
+mod purge;
 mod receive;
 mod serve;
 mod server;
@@ -80,6 +81,8 @@ enum Command {
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Remove what is stored of an organisation's events, or of one delivery
+    Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Show every setting: default, value, source, unit, reason
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
     };

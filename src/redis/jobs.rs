@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::{cmd, pipe};
+use tokio::sync::Notify;
 
 use super::connection::{During, Redis, RedisError, Result};
 use super::health::Ask;
@@ -49,6 +51,16 @@ pub enum Begun {
 /// The lease of a job: its end, ms by Redis's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobLease(i64);
+
+/// Looks for jobs, on a connection of its own: one of the pool is tested each time that it is taken, which is more
+/// than an idle replica should ask.
+pub struct JobLook {
+    redis: Redis,
+    connection: Option<MultiplexedConnection>,
+}
+
+/// Told when this process begins a job. Other processes find it in their next look.
+static BEGUN: Notify = Notify::const_new();
 
 /// A job that runs, as the index names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,7 +107,10 @@ pub async fn begin(redis: &Redis, config: &OwnedConfig, job: &Job) -> Result<Beg
         .collect();
     let (status, other) = put(redis, job, &[], true, &old).await?;
     Ok(match (status, other.is_empty()) {
-        (1, _) => Begun::Begun,
+        (1, _) => {
+            BEGUN.notify_one();
+            Begun::Begun
+        }
         (0, false) => Begun::Busy(other),
         (-1, _) => Begun::TooMany,
         _ => return Err(RedisError::answer("beginning a job", "a job with this id is there")),
@@ -156,39 +171,48 @@ pub async fn progress(redis: &Redis, shards: &[ShardKeys], id: JobId) -> Result<
     Ok(found.into_iter().map(progress_of).collect())
 }
 
-// === for those who do them ===
+// === impl JobLook, and what else is for those who do them ===
 
-/// Jobs that run and that nobody holds at `now`, at most `max`.
-///
-/// # Errors
-/// Redis's.
-pub async fn free(redis: &Redis, now: UnixMillis, max: usize) -> Result<Vec<RunningJob>> {
-    let operation = "looking for jobs";
-    let key = redis.keys().running();
-    let mut connection = redis.pooled(operation).await?;
-    let members: Vec<String> = cmd("ZRANGEBYSCORE")
-        .arg(&key)
-        .arg("-inf")
-        .arg(now.0)
-        .arg("LIMIT")
-        .arg(0)
-        .arg(max)
-        .query_async(&mut *connection)
-        .await
-        .during(operation)?;
-    let mut jobs = Vec::with_capacity(members.len());
-    for member in members {
-        match RunningJob::parse(&member) {
-            Some(job) => jobs.push(job),
-            None => {
+impl JobLook {
+    /// One that has looked at nothing.
+    #[must_use]
+    pub const fn new(redis: Redis) -> Self {
+        Self { redis, connection: None }
+    }
+
+    /// Jobs that run and that nobody holds at `now`, at most `max`.
+    ///
+    /// # Errors
+    /// Redis's; the next look connects again.
+    pub async fn free(&mut self, now: UnixMillis, max: usize) -> Result<Vec<RunningJob>> {
+        let operation = "looking for jobs";
+        let key = self.redis.keys().running();
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.redis.connect(Some(self.redis.response_timeout())).await?,
+        };
+        let mut command = cmd("ZRANGEBYSCORE");
+        command.arg(&key).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(max);
+        let members: Vec<String> = command.query_async(&mut connection).await.during(operation)?;
+        let mut jobs = Vec::with_capacity(members.len());
+        for member in members {
+            if let Some(job) = RunningJob::parse(&member) {
+                jobs.push(job);
+            } else {
                 tracing::error!(member, "a member of the running jobs is no job; removed");
                 let mut command = cmd("ZREM");
                 command.arg(&key).arg(&member);
-                command.query_async::<i64>(&mut *connection).await.during(operation)?;
+                command.query_async::<i64>(&mut connection).await.during(operation)?;
             }
         }
+        self.connection = Some(connection);
+        Ok(jobs)
     }
-    Ok(jobs)
+
+    /// Waits until a job was begun in this process: its look need not wait for the next round.
+    pub async fn begun(&self) {
+        BEGUN.notified().await;
+    }
 }
 
 /// Takes a job's lease where `held` is `None`, else renews it; a `lease` of zero gives it back. `None` when the job

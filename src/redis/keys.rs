@@ -178,6 +178,12 @@ impl ShardKeys {
         self.key("rejected")
     }
 
+    /// hashes with expiry: what every key of a config's statistics begins with, before the config's id
+    #[must_use]
+    pub fn all_stats(&self) -> String {
+        self.key("stats:")
+    }
+
     /// string: stream id from which on `events` holds everything that came
     #[must_use]
     pub fn retained(&self) -> String {

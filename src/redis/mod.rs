@@ -28,6 +28,7 @@ pub mod log_search;
 pub mod log_tally;
 pub mod log_write;
 pub mod publish;
+pub mod purge;
 pub mod recover;
 pub mod replay;
 pub mod scripts;

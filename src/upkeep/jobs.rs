@@ -20,15 +20,15 @@ use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics;
 use crate::redis::connection::{Redis, Result};
 use crate::redis::deliveries::BATCH_MAX;
-use crate::redis::jobs::{self, JobLease, RunningJob, StoredJob};
+use crate::redis::jobs::{self, JobLease, JobLook, RunningJob, StoredJob};
 use crate::redis::keys::ShardKeys;
 use crate::redis::publish::MemoryWatch;
 use crate::redis::recover::{Batch, Next, Room, recover};
 use crate::redis::replay::{backlog, replay};
 use crate::settings::Settings;
 
-/// How often a replica looks for jobs that nobody holds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a replica looks for jobs that nobody holds. One that this process begins is found at once.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Jobs that one replica works at.
 const JOBS_MAX: usize = 16;
@@ -63,6 +63,7 @@ pub struct JobRunnerParts {
 /// Looks for jobs and does them.
 pub struct JobRunner {
     parts: JobRunnerParts,
+    look: JobLook,
     memory: Arc<MemoryWatch>,
     at_work: Arc<AtomicUsize>,
 }
@@ -99,11 +100,12 @@ impl JobRunner {
     /// A runner that has looked at nothing.
     #[must_use]
     pub fn new(parts: JobRunnerParts) -> Self {
-        Self { parts, memory: Arc::default(), at_work: Arc::default() }
+        let look = JobLook::new(parts.redis.clone());
+        Self { parts, look, memory: Arc::default(), at_work: Arc::default() }
     }
 
     /// Looks for jobs until `stop`; no error ends it.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             if let Err(error) = self.run_once(&stop).await {
                 metrics::redis_error(error.operation);
@@ -111,6 +113,7 @@ impl JobRunner {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.look.begun() => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
@@ -120,13 +123,14 @@ impl JobRunner {
     ///
     /// # Errors
     /// Redis's.
-    pub async fn run_once(&self, stop: &watch::Receiver<bool>) -> Result<()> {
+    pub async fn run_once(&mut self, stop: &watch::Receiver<bool>) -> Result<()> {
         let room = JOBS_MAX.saturating_sub(self.at_work.load(Ordering::Relaxed));
         if room == 0 {
             return Ok(());
         }
+        let found = self.look.free(self.parts.clock.now(), room).await?;
         let parts = &self.parts;
-        for running in jobs::free(&parts.redis, parts.clock.now(), room).await? {
+        for running in found {
             let held = jobs::lease(&parts.redis, running, None, parts.settings.redis.lease).await?;
             let Some(lease) = held else { continue };
             let Some(stored) = jobs::take_up(&parts.redis, running).await? else {

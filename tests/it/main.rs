@@ -29,6 +29,7 @@ mod lost_replies;
 mod ops;
 mod proxy;
 mod publish;
+mod purge;
 mod receiver;
 mod recover;
 mod regressions;
