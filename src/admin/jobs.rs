@@ -55,7 +55,7 @@ pub(super) fn routes() -> Router<AdminState> {
         (status = 202, description = "The job has begun", body = ShownJob),
     )
 )]
-async fn recover_failed(
+pub(super) async fn recover_failed(
     State(state): State<AdminState>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
@@ -87,7 +87,7 @@ async fn recover_failed(
         (status = 202, description = "The job has begun", body = ShownJob),
     )
 )]
-async fn replay_events(
+pub(super) async fn replay_events(
     State(state): State<AdminState>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
@@ -119,7 +119,7 @@ async fn replay_events(
     params(("id" = String, Path, description = "The config")),
     responses((status = 200, description = "The jobs, the newest first", body = ShownJobs))
 )]
-async fn list(
+pub(super) async fn list(
     State(state): State<AdminState>,
     headers: HeaderMap,
     path: Result<Path<String>, PathRejection>,
@@ -144,7 +144,7 @@ async fn list(
     params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
     responses((status = 200, description = "The job", body = ShownJob))
 )]
-async fn one(
+pub(super) async fn one(
     State(state): State<AdminState>,
     headers: HeaderMap,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -163,7 +163,7 @@ async fn one(
     params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
     responses((status = 200, description = "The job, cancelled", body = ShownJob))
 )]
-async fn cancel(
+pub(super) async fn cancel(
     State(state): State<AdminState>,
     headers: HeaderMap,
     path: Result<Path<(String, String)>, PathRejection>,

@@ -235,26 +235,31 @@ pub async fn lease(
     Ok(Some(answer).filter(|end| *end > 0).map(JobLease))
 }
 
-/// The job that the index names; its config's jobs are kept for [`JOBS_AGE`] from now on.
+/// The job that the index names; its config's jobs are kept for [`JOBS_AGE`] from now on. `None` where this program
+/// cannot do it: it is gone, and then out of the index too, or a newer program wrote it.
 ///
 /// # Errors
 /// Redis's.
 pub async fn take_up(redis: &Redis, job: RunningJob) -> Result<Option<StoredJob>> {
     let operation = "taking up a job";
-    let mut command = cmd("PEXPIRE");
-    command.arg(redis.keys().jobs(job.config)).arg(millis_of(JOBS_AGE));
-    redis.ask(operation, &command).await?;
-    read(redis, job).await
-}
-
-/// Takes a job that nobody knows any more out of the index.
-///
-/// # Errors
-/// Redis's.
-pub async fn forget(redis: &Redis, job: RunningJob) -> Result<()> {
-    let mut command = cmd("ZREM");
-    command.arg(redis.keys().running()).arg(job.member());
-    redis.ask("forgetting a job", &command).await.map(drop)
+    let (keys, id) = (redis.keys(), job.id.to_string());
+    let mut commands = pipe();
+    commands.cmd("PEXPIRE").arg(keys.jobs(job.config)).arg(millis_of(JOBS_AGE)).ignore();
+    commands.cmd("HMGET").arg(keys.jobs(job.config)).arg(&[&id[..], RUNNING_FIELD]);
+    let mut connection = redis.pooled(operation).await?;
+    let (found,): ((Option<Vec<u8>>, Option<String>),) =
+        commands.query_async(&mut *connection).await.during(operation)?;
+    let (raw, running) = found;
+    if raw.is_none() {
+        tracing::error!(config = %job.config, job = %id, "a job that runs is not known; it is dropped");
+        let mut commands = pipe();
+        commands.cmd("ZREM").arg(keys.running()).arg(job.member()).ignore();
+        if running.is_some_and(|running| running == id) {
+            commands.cmd("HDEL").arg(keys.jobs(job.config)).arg(RUNNING_FIELD).ignore();
+        }
+        commands.query_async::<()>(&mut *connection).await.during(operation)?;
+    }
+    Ok(raw.and_then(stored))
 }
 
 /// `JOBS_AGE` as scripts take it.
