@@ -5,7 +5,7 @@ use std::time::Duration;
 use postrider::domain::ids::StreamId;
 use serde_json::{Value, json};
 
-use crate::arrivals::Reply;
+use crate::arrivals::{Arrival, Reply};
 use crate::recover::{job_path, wait_job};
 use crate::stage::{EVENT, Put, Stage};
 use crate::support::{TestSpace, wait_within};
@@ -43,9 +43,8 @@ fn a_range_of_events_comes_again_to_one_config_with_the_same_bytes() {
     stage.wait_acked();
     let late = stage.config("/late", json!({}), |_| Reply::ok());
     let since = iso(ms_of(&first));
-    let ready = 0;
     let dry = json!({"since": since, "dryRun": true, "event": EVENT});
-    assert_eq!(replay(&stage, &late, 200, &dry), json!({"count": 2 + ready, "countIsFloor": false}));
+    assert_eq!(replay(&stage, &late, 200, &dry), json!({"count": 2, "countIsFloor": false}));
     assert!(stage.arrivals.at("/late").is_empty());
 
     let job = replay(&stage, &late, 202, &json!({"since": since, "event": EVENT}));
@@ -56,9 +55,11 @@ fn a_range_of_events_comes_again_to_one_config_with_the_same_bytes() {
     stage.wait_acked();
     let before = stage.arrivals.at("/early");
     assert_eq!((before.len(), again.len()), (3, 2), "only the late config got them again");
-    for (copy, nonce) in again.iter().zip(["n-first", &format!("evt_0_{derived}")]) {
-        let original = before.iter().find(|arrival| arrival.nonce == nonce).expect("the original");
-        assert_eq!((copy.nonce.as_str(), &copy.body), (nonce, &original.body));
+    for nonce in ["n-first", &format!("evt_0_{derived}")] {
+        // Order is not promised.
+        let of = |list: &[Arrival]| list.iter().find(|arrival| arrival.nonce == nonce).cloned();
+        let (original, copy) = (of(&before).expect("the original"), of(&again).expect("the copy"));
+        assert_eq!(copy.body, original.body);
         assert_ne!(copy.delivery, original.delivery, "a replay is a delivery of its own");
         assert!(copy.verified);
     }
