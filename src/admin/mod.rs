@@ -14,6 +14,9 @@
 //! | `POST .../webhooks/configs/{id}/test` | `testWebhookConfig` | manager, admin, operator |
 //! | `POST .../webhooks/logs/{deliveryId}/retry` | `retryWebhookDelivery` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/recover`, `.../replay` | `recoverWebhookConfig`, `replayWebhookConfig` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
@@ -27,6 +30,8 @@ mod config_pace;
 mod config_test;
 pub mod configs;
 pub mod error;
+pub mod job_body;
+pub mod jobs;
 mod log_aliases;
 pub mod log_query;
 pub mod log_record;
@@ -57,9 +62,16 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
-    let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
-    let resources =
-        resources.merge(config_by_id::routes()).merge(config_test::routes()).merge(log_retry::routes());
+    let resources = [
+        config_by_id::routes(),
+        config_test::routes(),
+        configs::routes(),
+        jobs::routes(),
+        log_retry::routes(),
+        logs::routes(),
+        publish::routes(),
+    ];
+    let resources = resources.into_iter().fold(Router::new(), Router::merge);
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

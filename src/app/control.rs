@@ -29,7 +29,7 @@ use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
-use crate::upkeep::TombstoneKeeper;
+use crate::upkeep::{JobRunner, JobRunnerParts, TombstoneKeeper};
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
 /// Readiness is looked at this often.
@@ -75,6 +75,7 @@ impl Control {
         health::follow(&shared, &directory, control_stopped.clone());
         health::keep(&shared, &directory, control_stopped.clone());
         forget_deleted(&shared, &directory, control_stopped.clone());
+        do_jobs(&shared, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -133,6 +134,21 @@ async fn check_seals(redis: &Redis) -> Result<(), AppError> {
         tracing::warn!(configs = seals.plain, "not sealed yet; run 'postrider secrets reseal'");
     }
     Ok(())
+}
+
+/// Starts the task that does jobs, where this replica retries.
+fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
+    if !shared.settings.process.roles.retry {
+        return;
+    }
+    let runner = JobRunner::new(JobRunnerParts {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        snapshot: Arc::clone(&shared.snapshot),
+        clock: Arc::clone(&shared.clock),
+        settings: Arc::clone(&shared.settings),
+    });
+    tokio::spawn(runner.run(stop));
 }
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {

@@ -20,6 +20,7 @@ mod logs;
 pub mod output;
 mod publish;
 mod publish_file;
+mod purge;
 mod ready;
 mod receive;
 mod secrets;
@@ -88,6 +89,8 @@ enum Command {
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Remove what is stored of an organisation's events, or of one delivery
+    Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Show every setting: default, value, source, unit, reason
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
         Command::Completions(args) => completions::completions(args, &mut context),

@@ -101,6 +101,20 @@ scripts! {
     PUT_TOKEN = "put_token" <3, 7>;
     /// Seals one stored config again.
     RESEAL = "reseal" <1, 3>;
+    /// Moves failed deliveries back into their queue, a job's batch.
+    RECOVER = "recover" <5, 9>;
+    /// Appends retained events again for one config, a job's batch.
+    PUBLISH_AGAIN = "publish_again" <2, 5>;
+    /// Begins or ends a job.
+    PUT_JOB = "put_job" <2, 7>;
+    /// Takes, renews or gives back the lease of a job.
+    LEASE_JOB = "lease_job" <1, 3>;
+    /// Trims delivered events, and notes how far back the stream reaches.
+    TRIM_EVENTS = "trim_events" <2, 2>;
+    /// Removes deliveries whatever they wait for.
+    PURGE_DELIVERIES = "purge_deliveries" <4, 2>;
+    /// Removes payload pages.
+    PURGE_PAYLOADS = "purge_payloads" <2, 0>;
     /// Appends events, each nonce once.
     PUBLISH = "publish" <1, 1>;
 }
