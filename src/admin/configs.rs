@@ -137,9 +137,9 @@ async fn put_configs(
 
 async fn change(state: &AdminState, caller: &Caller, body: &ConfigBody) -> Result<Vec<Resulting>, ApiError> {
     let organisation = &caller.organisation;
-    let who = format!("token {} ({})", caller.token_id, caller.token_name);
+    let by = caller.by(UPDATE_CONFIGS);
     let edit = |stored: &[Config], ids: &mut _| apply(body, organisation, stored, ids, state.clock.now());
-    match change_configs(&state.redis, &state.directory, organisation, &who, edit).await {
+    match change_configs(&state.redis, &state.directory, organisation, &by, edit).await {
         Ok(results) => Ok(results),
         Err(ChangeError::Refused(Refusal::Invalid(mistakes))) => {
             Err(ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))

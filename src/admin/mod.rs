@@ -9,7 +9,13 @@
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/logs/stream` | `streamWebhookLogs` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/audit` | `getWebhookAudit` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/rejected`, `.../rejected/{id}` | `getRejectedEvents`, `getRejectedEvent` | operator |
+//! | `POST /api/v2/admin/webhooks/rejected/{id}/requeue` | `requeueRejectedEvent` | operator |
+//! | `DELETE /api/v2/admin/webhooks/rejected/{id}` | `deleteRejectedEvent` | operator |
 
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod config_body;
@@ -17,12 +23,18 @@ pub mod config_edit;
 mod config_pace;
 pub mod configs;
 pub mod error;
+mod log_event;
 pub mod log_query;
 pub mod log_record;
+pub mod log_stream;
 pub mod logs;
 pub mod ops;
+pub mod patience;
 pub mod publish;
 pub mod publish_body;
+mod query;
+pub mod rejected;
+mod rejected_record;
 pub mod server;
 pub mod state;
 
@@ -46,6 +58,7 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
     let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
+    let resources = resources.merge(log_stream::routes()).merge(audit::routes()).merge(rejected::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

@@ -20,6 +20,7 @@ pub mod output;
 mod publish;
 mod publish_file;
 mod receive;
+mod rejected;
 mod serve;
 mod server;
 mod settings;
@@ -77,6 +78,9 @@ enum Command {
     /// Read the delivery log of a running server
     #[command(subcommand)]
     Logs(logs::LogsCommand),
+    /// Look at stream entries that could not be understood, repair and requeue them
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
@@ -102,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
+        Command::Rejected(command) => rejected::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),

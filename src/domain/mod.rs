@@ -4,6 +4,7 @@
 //! page, the signature, the retry policy, the breaker, the catalogue of event types, tokens and roles.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
+pub mod audit;
 pub mod breaker;
 pub mod catalogue;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod log_view;
 pub mod outcome;
 pub mod owned_config;
 pub mod rate_limit;
+pub mod rejected;
 pub mod retry_on;
 pub mod retry_policy;
 pub mod shares;

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod append;
+pub mod audit;
 pub mod configs;
 pub mod connection;
 pub mod deliveries;
@@ -24,9 +25,11 @@ mod log_heads;
 mod log_read;
 mod log_scan;
 pub mod log_search;
+pub mod log_tail;
 pub mod log_tally;
 pub mod log_write;
 pub mod publish;
+pub mod rejected;
 pub mod scripts;
 pub mod seen;
 pub mod shard_state;

@@ -6,6 +6,7 @@
 mod admin_configs;
 mod arrivals;
 mod attempt;
+mod audit;
 mod bad_starts;
 mod cli;
 mod cli_http;
@@ -31,6 +32,7 @@ mod proxy;
 mod publish;
 mod receiver;
 mod regressions;
+mod rejected;
 mod script_world;
 mod scripts;
 mod scripts_corrupt;
@@ -45,6 +47,7 @@ mod stage;
 mod support;
 #[allow(dead_code)]
 mod support_http;
+mod tail;
 mod walk;
 mod walk_endings;
 mod walk_input;
