@@ -77,11 +77,17 @@ fn put_configs_writes_all_or_nothing_and_once() {
     empty[3] = vec!["a=known".into(), "z=known".into()];
     assert_eq!(fixture.state(), empty);
     // One of two does not hold what was read; or a config was made meanwhile: nothing is written.
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "old", "B1", "audit b"]), "conflict");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "old", "B1", "audit b"]),
+        "conflict"
+    );
     assert_eq!(run(&mut fixture, ["1", "2"], &["a", "", "A1", "audit a"]), "conflict");
     assert_eq!(fixture.state(), empty);
 
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]), "written");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]),
+        "written"
+    );
     let once = vec![
         vec!["a=A1".to_owned(), "b=B1".into()],
         vec!["configSequence=2".into()],
@@ -91,7 +97,10 @@ fn put_configs_writes_all_or_nothing_and_once() {
         vec!["14".into()],
     ];
     assert_eq!(fixture.state(), once);
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]), "conflict");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]),
+        "conflict"
+    );
     assert_eq!(fixture.state(), once);
 
     // Without a sequence it is neither compared nor changed.
@@ -212,7 +221,10 @@ fn the_audit_keeps_its_limits() {
     // 64 a call, told as long as there is more; then by bytes; the newest stays.
     assert_eq!(run(&mut fixture, "", "5", "1000", "60000"), (64, 1));
     assert_eq!(run(&mut fixture, "", "5", "1000", "60000"), (31, 0));
-    assert_eq!(fixture.state(), [vec!["entry 95", "entry 96", "entry 97", "entry 98", "entry 99"], vec!["10"]]);
+    assert_eq!(
+        fixture.state(),
+        [vec!["entry 95", "entry 96", "entry 97", "entry 98", "entry 99"], vec!["10"]]
+    );
     assert_eq!(run(&mut fixture, "", "5", "4", "60000"), (3, 0));
     assert_eq!(run(&mut fixture, "", "5", "1", "60000"), (1, 0));
     assert_eq!(fixture.state(), [vec!["entry 99"], vec!["2"]]);
@@ -220,7 +232,12 @@ fn the_audit_keeps_its_limits() {
     assert!((1..=60_000).contains(&expiry), "{expiry}");
     // What is too old goes when something is written.
     redis::cmd("DEL").arg(&fixture.keys).exec(&mut fixture.raw).unwrap();
-    redis::cmd("XADD").arg(&fixture.keys[0]).arg("5-1").arg(&["entry", "old"]).exec(&mut fixture.raw).unwrap();
+    redis::cmd("XADD")
+        .arg(&fixture.keys[0])
+        .arg("5-1")
+        .arg(&["entry", "old"])
+        .exec(&mut fixture.raw)
+        .unwrap();
     assert_eq!(run(&mut fixture, "new", "10", "10", "60000"), (1, 0));
     assert_eq!(fixture.state()[0], ["entry new"]);
 }

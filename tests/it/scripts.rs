@@ -6,11 +6,11 @@ use postrider::domain::ids::{ConfigSequence, DeliveryId};
 use postrider::redis::connection::Redis;
 use postrider::redis::deliveries::{Claim, clear, put_back};
 use postrider::redis::events::{ensure_group, raise_floor, read};
-use postrider::redis::rejected::reject;
 use postrider::redis::failed::evict_failed;
 use postrider::redis::fates::{Applied, Proof, Step};
 use postrider::redis::leases::{LeaseEnd, Reclaimed, leave, reclaim, renew};
 use postrider::redis::log_write::{Written, trim};
+use postrider::redis::rejected::reject;
 use postrider::settings::redis::RedisSettings;
 use redis::Commands;
 

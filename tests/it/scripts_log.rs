@@ -8,8 +8,8 @@ use postrider::domain::event::Rejection;
 use postrider::domain::ids::StreamId;
 use postrider::domain::log::{LogRow, PackedPage, PageBuilder, PageKey, Status};
 use postrider::redis::events::StreamEntry;
-use postrider::redis::rejected::reject;
 use postrider::redis::log_write::{Written, push_page, trim};
+use postrider::redis::rejected::reject;
 use redis::Commands;
 
 use crate::script_world::{Walk, config, lines};
@@ -232,7 +232,8 @@ async fn rejected_entries_past_the_cap_are_counted_as_evicted() {
     }
     assert_eq!((evicted, walk.raw.xlen::<_, u64>(walk.keys.rejected()).unwrap()), (340, 10));
     // Its bytes are those of ten: names and values of the four fields.
-    let one = "_id".len() + "7-3".len() + "_field".len() + "data".len() + "_problem".len() + "no JSON".len() + 3;
+    let one =
+        "_id".len() + "7-3".len() + "_field".len() + "data".len() + "_problem".len() + "no JSON".len() + 3;
     assert_eq!(walk.raw.get::<_, usize>(walk.keys.rejected_bytes()).unwrap(), 10 * one);
 
     // A limit of bytes evicts as that of entries does, 64 at a time, and the newest stays whatever its size.
@@ -245,6 +246,6 @@ async fn rejected_entries_past_the_cap_are_counted_as_evicted() {
 /// The line of `rejected` in the state of the keyspace; its expiry and its bytes aside.
 fn kept(walk: &mut Walk) -> String {
     let state = walk.state();
-    let line = state.iter().find(|line| line.starts_with("rejected ") || line.starts_with("rejected["));
-    line.cloned().unwrap_or_else(|| "rejected".into())
+    let line = state.iter().find(|line| line.starts_with("rejected "));
+    line.map_or_else(|| "rejected".into(), |line| line.trim_end_matches(" ttl").to_owned())
 }
