@@ -131,7 +131,7 @@ fn every_attempt_comes_also_of_configs_made_later_and_a_tail_goes_on_where_it_wa
     stage.wait_logged(&later, "delivered", 100);
     let mut tail = Tail::open(&stage, &stage.token, "", &format!("last-event-id: {last}\r\n"));
     let mut missing: std::collections::BTreeSet<String> = stage
-        .logs("?status=delivered&limit=100")
+        .logs(&format!("&status=delivered&webhookConfigId={}", later.id))
         .iter()
         .map(|row| row["deliveryId"].as_str().unwrap().into())
         .collect();
