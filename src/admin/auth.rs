@@ -8,8 +8,9 @@ use axum::http::header::AUTHORIZATION;
 
 use super::error::ApiError;
 use super::state::AdminState;
+use crate::domain::audit::{By, Who};
 use crate::domain::ids::OrganisationId;
-use crate::domain::token::{Role, TokenText};
+use crate::domain::token::{Role, Token, TokenHash, TokenText};
 use crate::redis::tokens::find_token;
 
 /// Roles that read configs.
@@ -22,6 +23,10 @@ pub const OPERATE_CONFIGS: &[Role] = &[Role::Manager, Role::Admin, Role::Operato
 pub const RETRY_DELIVERIES: &[Role] = &[Role::Admin, Role::Operator];
 /// Roles that read logs, which hold payloads and responses.
 pub const READ_LOGS: &[Role] = &[Role::Admin, Role::Operator];
+/// Roles that read the audit.
+pub const READ_AUDIT: &[Role] = &[Role::Admin, Role::Operator];
+/// Roles that see and mend what was rejected, of whatever organisation.
+pub const MEND_REJECTED: &[Role] = &[Role::Operator];
 /// Roles that publish events.
 pub const PUBLISH: &[Role] = &[Role::Publisher, Role::Admin, Role::Operator];
 
@@ -41,6 +46,29 @@ pub struct Caller {
     pub token_id: String,
     /// The token's name.
     pub token_name: String,
+    /// The token's hash, to see whether it was revoked meanwhile.
+    pub token_hash: TokenHash,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    fn new(hash: TokenHash, token: &Token, organisation: OrganisationId) -> Self {
+        Self {
+            organisation,
+            role: token.role,
+            token_id: token.id.clone(),
+            token_name: token.name.clone(),
+            token_hash: hash,
+        }
+    }
+
+    /// Who the audit says makes a change by `procedure`.
+    #[must_use]
+    pub fn by(&self, procedure: &'static str) -> By {
+        let (id, name) = (self.token_id.clone(), self.token_name.clone());
+        By { who: Who::Token { id, name }, action: procedure }
+    }
 }
 
 /// Finds the caller by its token and checks that its role is among `allowed`.
@@ -57,6 +85,35 @@ pub async fn authenticate(
     procedure: &'static str,
     allowed: &[Role],
 ) -> Result<Caller, ApiError> {
+    let (hash, token) = find(state, headers, procedure, allowed).await?;
+    let organisation = match token.role {
+        Role::Operator => named_organisation(headers, procedure)?,
+        _ => token.organisation.clone(),
+    };
+    Ok(Caller::new(hash, &token, organisation))
+}
+
+/// As [`authenticate`], for routes that concern no single organisation and only operators: what they change is
+/// audited under the organisation that the token was made with.
+///
+/// # Errors
+/// As [`authenticate`], but for the organisation.
+pub async fn authenticate_operator(
+    state: &AdminState,
+    headers: &HeaderMap,
+    procedure: &'static str,
+) -> Result<Caller, ApiError> {
+    let (hash, token) = find(state, headers, procedure, MEND_REJECTED).await?;
+    Ok(Caller::new(hash, &token, token.organisation.clone()))
+}
+
+/// The token that a request carries, if its role is among `allowed`.
+async fn find(
+    state: &AdminState,
+    headers: &HeaderMap,
+    procedure: &'static str,
+    allowed: &[Role],
+) -> Result<(TokenHash, Arc<Token>), ApiError> {
     let text = token_text(headers, procedure)?;
     let hash = TokenText::received(text).hash();
     let token = match state.directory.token(&hash) {
@@ -75,11 +132,7 @@ pub async fn authenticate(
             format!("the token's role is '{}'; this route is for {}", token.role.as_str(), roles.join(", "));
         return Err(ApiError::forbidden(procedure, message));
     }
-    let organisation = match token.role {
-        Role::Operator => named_organisation(headers, procedure)?,
-        _ => token.organisation.clone(),
-    };
-    Ok(Caller { organisation, role: token.role, token_id: token.id.clone(), token_name: token.name.clone() })
+    Ok((hash, token))
 }
 
 fn token_text<'a>(headers: &'a HeaderMap, procedure: &'static str) -> Result<&'a str, ApiError> {

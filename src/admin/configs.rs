@@ -161,8 +161,8 @@ pub(super) async fn change<R>(
     procedure: &'static str,
     edit: impl FnMut(&[Config], &mut NewIds) -> Result<Edit<R>, Refusal>,
 ) -> Result<R, ApiError> {
-    let who = format!("token {} ({})", caller.token_id, caller.token_name);
-    match change_configs(&state.redis, &state.directory, &caller.organisation, &who, edit).await {
+    let by = caller.by(procedure);
+    match change_configs(&state.redis, &state.directory, &caller.organisation, &by, edit).await {
         Ok(results) => Ok(results),
         Err(ChangeError::Refused(Refusal::Invalid(mistakes))) => {
             Err(ApiError::bad_request(procedure, mistakes.to_string()))

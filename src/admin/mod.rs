@@ -18,7 +18,13 @@
 //! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
 //! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/logs/stream` | `streamWebhookLogs` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/audit` | `getWebhookAudit` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/rejected`, `.../rejected/{id}` | `getRejectedEvents`, `getRejectedEvent` | operator |
+//! | `POST /api/v2/admin/webhooks/rejected/{id}/requeue` | `requeueRejectedEvent` | operator |
+//! | `DELETE /api/v2/admin/webhooks/rejected/{id}` | `deleteRejectedEvent` | operator |
 
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod config_body;
@@ -33,13 +39,19 @@ pub mod error;
 pub mod job_body;
 pub mod jobs;
 mod log_aliases;
+mod log_event;
 pub mod log_query;
 pub mod log_record;
 mod log_retry;
+pub mod log_stream;
 pub mod logs;
 pub mod ops;
+pub mod patience;
 pub mod publish;
 pub mod publish_body;
+mod query;
+pub mod rejected;
+mod rejected_record;
 pub mod server;
 pub mod state;
 
@@ -63,13 +75,16 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
     let resources = [
+        audit::routes(),
         config_by_id::routes(),
         config_test::routes(),
         configs::routes(),
         jobs::routes(),
         log_retry::routes(),
+        log_stream::routes(),
         logs::routes(),
         publish::routes(),
+        rejected::routes(),
     ];
     let resources = resources.into_iter().fold(Router::new(), Router::merge);
     Router::new()

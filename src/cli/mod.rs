@@ -23,6 +23,7 @@ mod publish_file;
 mod purge;
 mod ready;
 mod receive;
+mod rejected;
 mod secrets;
 mod serve;
 mod server;
@@ -86,6 +87,9 @@ enum Command {
     /// Seal the secrets of configs in Redis, and see how they lie there
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
+    /// Look at stream entries that could not be understood, repair and requeue them
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
+        Command::Rejected(command) => rejected::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),

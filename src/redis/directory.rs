@@ -178,6 +178,12 @@ impl Directory {
         *self.position.borrow()
     }
 
+    /// Tells of every later change of configs, health or tokens, after it was applied.
+    #[must_use]
+    pub fn subscribe_position(&self) -> watch::Receiver<StreamId> {
+        self.position.subscribe()
+    }
+
     /// Waits until the change `id` is applied; false when it is not within `limit`.
     pub async fn wait_for(&self, id: StreamId, limit: Duration) -> bool {
         let mut position = self.position.subscribe();

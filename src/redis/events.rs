@@ -1,5 +1,5 @@
 //! The `events` stream of a shard, from the dispatchers' side: reading, own pending entries, acknowledging,
-//! rejecting, the floor and the trim behind it.
+//! the floor and the trim behind it.
 
 use std::time::Duration;
 
@@ -8,9 +8,8 @@ use redis::{Value, cmd, pipe};
 use super::answer::{Answer, fields_of, int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::{GROUP, ShardKeys};
-use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, REJECT, TRIM_EVENTS};
+use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, TRIM_EVENTS};
 use crate::domain::clock::UnixMillis;
-use crate::domain::event::Rejection;
 use crate::domain::ids::StreamId;
 use crate::settings::retention::RetentionSettings;
 
@@ -49,10 +48,6 @@ const NODE_ENTRIES_MAX: u32 = 100;
 
 /// Looks at the stream's size in one round of trimming; the next round goes on.
 const TRIMS_TO_SIZE_MAX: usize = 20;
-
-/// Fields of a rejected entry that are kept: a script's call takes some 8,000 arguments, and an entry that cannot be
-/// rejected would stop its reader.
-const REJECTED_FIELDS_MAX: usize = 1_000;
 
 /// Reads new entries for `consumer`; an empty list when none came within `block`.
 ///
@@ -158,37 +153,6 @@ pub async fn acknowledge(link: &Link, keys: &ShardKeys, id: StreamId) -> Result<
 pub async fn ensure_group(link: &Link, keys: &ShardKeys) -> Result<bool> {
     let call = ENSURE_GROUP.call([&keys.events(), &keys.floor()], []);
     link.query::<i64>("making the consumer group", &call).await.map(|made| made == 1)
-}
-
-/// Keeps an entry that cannot be routed, with the reason; answers how many older ones the cap evicted.
-///
-/// # Errors
-/// Redis's: then the entry must not be acknowledged.
-pub async fn reject(
-    link: &Link,
-    keys: &ShardKeys,
-    entry: &StreamEntry,
-    rejection: &Rejection,
-    kept_max: u64,
-) -> Result<u64> {
-    let kept = entry.fields.iter().take(REJECTED_FIELDS_MAX);
-    let fields: Vec<Vec<u8>> = kept.flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
-    let problem = match entry.fields.len().saturating_sub(REJECTED_FIELDS_MAX) {
-        0 => rejection.problem.clone(),
-        left_out => format!("{} ({left_out} further fields were left out)", rejection.problem),
-    };
-    let call = REJECT.call_batch(
-        [&keys.rejected()],
-        &[],
-        [
-            kept_max.to_string().as_bytes(),
-            entry.id.to_string().as_bytes(),
-            rejection.field.as_bytes(),
-            problem.as_bytes(),
-        ],
-        &fields,
-    );
-    link.query::<i64>("keeping a rejected event", &call).await.map(|gone| u64::try_from(gone).unwrap_or(0))
 }
 
 /// Raises the shard's floor as far as everything below it has a durable fate.

@@ -58,10 +58,16 @@ impl Keys {
         self.control("tokens")
     }
 
-    /// capped stream: who changed what
+    /// capped stream: who changed what of an organisation's
     #[must_use]
-    pub fn audit(&self) -> String {
-        self.control("audit")
+    pub fn audit(&self, organisation: &OrganisationId) -> String {
+        format!("{}:{organisation}", self.control("audit"))
+    }
+
+    /// string: the bytes of that stream's entries
+    #[must_use]
+    pub fn audit_bytes(&self, organisation: &OrganisationId) -> String {
+        format!("{}:{organisation}", self.control("audit_bytes"))
     }
 
     /// hash: config id -> JSON ([`crate::domain::breaker::Health`])
@@ -194,6 +200,12 @@ impl ShardKeys {
     #[must_use]
     pub fn job(&self, id: JobId) -> String {
         format!("{}job:{id}", self.prefix)
+    }
+
+    /// string: the bytes of the names and values in [`Self::rejected`]
+    #[must_use]
+    pub fn rejected_bytes(&self) -> String {
+        self.key("rejected_bytes")
     }
 
     /// string with expiry: the stream id that a nonce was published under

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod append;
+pub mod audit;
 pub mod by_hand;
 pub mod configs;
 pub mod connection;
@@ -27,11 +28,13 @@ mod log_heads;
 mod log_read;
 mod log_scan;
 pub mod log_search;
+pub mod log_tail;
 pub mod log_tally;
 pub mod log_write;
 pub mod publish;
 pub mod purge;
 pub mod recover;
+pub mod rejected;
 pub mod replay;
 pub mod scripts;
 pub mod seen;

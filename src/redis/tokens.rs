@@ -1,10 +1,12 @@
 //! API tokens in `tokens`: made, listed and revoked over the pool; every replica learns of it through `changes`.
 //! Looking one up is [`super::directory`]'s.
 
-use super::configs::{AUDIT_MAX, CHANGES_MAX};
+use super::audit::{self, AUDIT_AGE_MS};
+use super::configs::CHANGES_MAX;
 use super::connection::{During as _, Redis, RedisError, Result};
 use super::follower;
 use super::scripts;
+use crate::domain::audit::{AuditEntry, By, Who};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::OrganisationId;
 use crate::domain::token::{Role, Token, TokenHash, TokenText};
@@ -94,24 +96,38 @@ async fn put(
     token: &Token,
 ) -> Result<bool> {
     let keys = redis.keys();
-    let verb = if json.is_empty() { "revoked" } else { "created" };
-    let what = format!("token {} ({}, '{}'): {verb}", token.id, token.role.as_str(), token.name);
+    let shown = serde_json::json!({
+        "role": token.role, "name": token.name, "createdAt": token.created_at.to_string(),
+    });
+    let (action, before, after) = match json {
+        [] => ("revokeToken", Some(shown), None),
+        _ => ("createToken", None, Some(shown)),
+    };
+    let by = By { who: Who::Cli, action };
+    let entry = audit::to_json(&AuditEntry::new(&by, &token.id, "", before, after))?;
     let command = scripts::PUT_TOKEN.call(
-        [&keys.tokens(), &keys.changes(), &keys.audit()],
+        [
+            &keys.tokens(),
+            &keys.changes(),
+            &keys.audit(&token.organisation),
+            &keys.audit_bytes(&token.organisation),
+        ],
         [
             hash.as_str().as_bytes(),
             json,
             CHANGES_MAX.to_string().as_bytes(),
-            AUDIT_MAX.to_string().as_bytes(),
-            b"command line",
-            token.organisation.as_str().as_bytes(),
-            what.as_bytes(),
+            AUDIT_AGE_MS.to_string().as_bytes(),
+            &entry,
         ],
     );
     let mut connection = redis.pooled(operation).await?;
     let answer: Vec<String> = scripts::run(&mut connection, operation, &command).await?;
     match answer.first().map(String::as_str) {
-        Some("written") => Ok(true),
+        Some("written") => {
+            drop(connection);
+            audit::trim(redis, &token.organisation).await;
+            Ok(true)
+        }
         Some("unchanged") => Ok(false),
         _ => Err(RedisError::answer(operation, format!("{answer:?}"))),
     }

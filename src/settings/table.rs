@@ -186,6 +186,8 @@ table! {
             "How long an idle connection is kept: under the keep-alive of common servers, so that few are closed in our face.";
         admin_requests_max "admin-requests-max" text::count32 Value Serve:
             "Requests in flight at the admin API; more are refused.";
+        log_streams_max "log-streams-max" text::count32 Value Serve:
+            "Live tails of logs that one replica serves, each with a connection to Redis; one organisation gets a quarter of them, further ones are refused.";
     }
     retention: RetentionSettings {
         log_rows_max "log-rows-max" text::count64 Value Serve:
@@ -195,7 +197,7 @@ table! {
         payload_bytes_max "payload-bytes-max" text::size Value Serve:
             "Bytes of one config's stored payloads; rows without one say so.";
         log_age_max "log-age-max" text::duration Value Serve:
-            "Age at which an idle log expires and a failed delivery goes.";
+            "Age at which an idle log expires, and a failed delivery or a rejected entry goes.";
         failed_max "failed-max" text::count64 Value Serve:
             "Failed deliveries of one config that can be retried by hand.";
         failed_bytes_max "failed-bytes-max" text::size Value Serve:
@@ -208,6 +210,8 @@ table! {
             "How long past its time a delivery may wait before it ends as failed (expired).";
         rejected_max "rejected-max" text::count64 Value Serve:
             "Stream entries that could not be understood and are kept with the reason, per shard.";
+        rejected_bytes_max "rejected-bytes-max" text::size Value Serve:
+            "Bytes of those entries, per shard.";
         events_age "events-age" text::duration Value Serve:
             "How long delivered events stay in the stream, for replays; 0s trims at once.";
         events_bytes_max "events-bytes-max" text::size Value Serve:

@@ -87,6 +87,8 @@ impl Sampler {
             ("postrider_stream_pending", floor.pending),
             ("postrider_due_configs", state.due_configs),
             ("postrider_live_consumers", state.consumers),
+            ("postrider_rejected_entries", state.rejected),
+            ("postrider_rejected_bytes", state.rejected_bytes),
         ] {
             Sampled::shard(name, shard, value as f64);
         }

@@ -6,6 +6,7 @@
 mod admin_configs;
 mod arrivals;
 mod attempt;
+mod audit;
 mod bad_starts;
 mod by_hand;
 mod by_hand_script;
@@ -38,6 +39,7 @@ mod purge;
 mod receiver;
 mod recover;
 mod regressions;
+mod rejected;
 mod replay;
 mod rotation;
 mod script_world;
@@ -55,6 +57,7 @@ mod stage;
 mod support;
 #[allow(dead_code)]
 mod support_http;
+mod tail;
 mod vocabulary;
 mod walk;
 mod walk_endings;

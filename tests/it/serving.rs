@@ -75,6 +75,16 @@ impl Serve {
         self.child.id()
     }
 
+    /// The admin API's address, as the command line takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// The admin API's port.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// Whether `/readyz` answers 200.
     pub(crate) fn is_ready(&self) -> bool {
         call(self.ops_port, Method::GET, "/readyz", None, None).is_ok_and(|(status, _)| status == 200)

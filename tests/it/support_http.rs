@@ -53,9 +53,14 @@ impl AdminServer {
     }
 
     pub async fn start_with(redis: Redis, settings: Settings) -> Self {
+        Self::start_on(redis, settings, 1).await
+    }
+
+    /// Starts one on a keyspace of several shards.
+    pub async fn start_on(redis: Redis, settings: Settings, shards: u16) -> Self {
         let directory = Arc::new(Directory::new());
         let state = AdminState {
-            shards: Arc::new([redis.keys().shard(ShardNumber(0))]),
+            shards: (0..shards).map(|number| redis.keys().shard(ShardNumber(number))).collect(),
             redis,
             directory,
             settings: Arc::new(settings),
