@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
+use super::start::AdminListener;
 use super::{AppError, build, health};
 use crate::admin::ops::Readiness;
+use crate::admin::server::Serving;
 use crate::admin::{self, state::AdminState};
 use crate::attempt::Egress;
 use crate::domain::clock::Clock;
@@ -22,7 +23,7 @@ use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::{Breakers, Permits};
-use crate::metrics::WalkMetrics;
+use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
@@ -86,8 +87,8 @@ impl Control {
     }
 
     /// Serves the admin API, where this replica has that role.
-    pub(super) fn serve_admin(&self, listener: Option<TcpListener>) {
-        let Some(listener) = listener else { return };
+    pub(super) fn serve_admin(&self, listener: Option<AdminListener>) {
+        let Some(AdminListener { listener, certificates }) = listener else { return };
         let state = AdminState {
             redis: self.shared.redis.clone(),
             shards: Arc::clone(&self.shared.shards),
@@ -95,7 +96,14 @@ impl Control {
             settings: Arc::clone(&self.shared.settings),
             clock: Arc::clone(&self.shared.clock),
         };
-        tokio::spawn(admin::server::serve(listener, admin::router(state), self.control_stopped.clone()));
+        let (settings, stop) = (self.shared.settings.admin.clone(), self.control_stopped.clone());
+        if let Some(certificates) = certificates.clone() {
+            let (every, stop) = (settings.tls_check, stop.clone());
+            tokio::spawn(async move { certificates.follow(every, stop).await });
+        }
+        let connections = Some(metrics::admin_connections());
+        let serving = Serving { limits: Arc::new(settings), certificates, connections };
+        tokio::spawn(admin::server::serve_as(listener, admin::router(state), serving, stop));
     }
 
     /// Lets the workers drain, and says how that went.
