@@ -75,6 +75,11 @@ impl Serve {
         self.child.id()
     }
 
+    /// The admin API's port.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// Whether `/readyz` answers 200.
     pub(crate) fn is_ready(&self) -> bool {
         call(self.ops_port, Method::GET, "/readyz", None, None).is_ok_and(|(status, _)| status == 200)
@@ -165,7 +170,7 @@ pub(crate) fn create_token(redis_url: &str, namespace: &str) -> String {
 }
 
 /// One request on a connection of its own.
-fn call(
+pub(crate) fn call(
     port: u16,
     method: Method,
     path: &str,
