@@ -18,6 +18,19 @@ pub struct Access {
     pub procedure: &'static str,
     /// Who may call it.
     pub roles: &'static [Role],
+    /// What the call is for.
+    pub scope: Scope,
+}
+
+/// What a route is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One organisation: the token's, or the one that an operator names.
+    Organisation,
+    /// No single organisation: operators need not name one.
+    Installation,
+    /// Nothing that is anybody's: no token is asked for.
+    Public,
 }
 
 /// Roles that read configs.
@@ -45,7 +58,21 @@ const fn row(
     procedure: &'static str,
     roles: &'static [Role],
 ) -> Access {
-    Access { method, path, procedure, roles }
+    Access { method, path, procedure, roles, scope: Scope::Organisation }
+}
+
+impl Access {
+    /// The row of a route that concerns no single organisation.
+    #[must_use]
+    pub const fn for_installation(self) -> Self {
+        Self { scope: Scope::Installation, ..self }
+    }
+
+    /// The row of a route that asks for no token; its roles are all of them.
+    #[must_use]
+    pub const fn for_anybody(self) -> Self {
+        Self { scope: Scope::Public, roles: &Role::ALL, ..self }
+    }
 }
 
 /// The row of a route; `path` is below [`super::BASE_PATH`], as the router writes it.
@@ -122,6 +149,16 @@ mod tests {
             let below = row.roles.iter().any(|role| !matches!(role, Role::Operator | Role::Admin));
             assert!(!below || row.roles.contains(&Role::Admin), "{}", row.procedure);
         }
+    }
+
+    #[test]
+    fn a_route_about_no_single_organisation_is_the_operators_alone() {
+        let only_operators = |row: &Access| row.roles == [Role::Operator];
+        let wide = TABLE.iter().filter(|row| row.scope == Scope::Installation);
+        assert_eq!(wide.filter(|row| !only_operators(row)).count(), 0);
+        let row = row("GET", "/x", "x", &[Role::Operator]);
+        assert_eq!(row.for_installation().scope, Scope::Installation);
+        assert_eq!(row.for_anybody().roles, Role::ALL);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
-use super::access::Access;
+use super::access::{Access, Scope};
 use super::error::{ApiError, NO_PROCEDURE};
 use crate::domain::ids::OrganisationId;
 use crate::domain::token::{Role, Token, TokenHash, TokenText};
@@ -22,7 +22,8 @@ const TOKEN_HEADER: &str = "x-api-token";
 /// lets through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The organisation that the call is for; an operator's comes from `x-organisation-id`.
+    /// The organisation that the call is for; an operator's comes from `x-organisation-id`, and is the one that the
+    /// token was made in where the route concerns no single organisation.
     pub organisation: OrganisationId,
     /// What the token may do.
     pub role: Role,
@@ -47,8 +48,8 @@ impl Caller {
             let message = format!("the token's role is '{role}'; this route is for {}", roles.join(", "));
             return Err(ApiError::forbidden(procedure, message));
         }
-        let organisation = match token.role {
-            Role::Operator => named_organisation(headers, procedure)?,
+        let organisation = match (token.role, access.scope) {
+            (Role::Operator, Scope::Organisation) => named_organisation(headers, procedure)?,
             _ => token.organisation.clone(),
         };
         let (token_id, token_name) = (token.id.clone(), token.name.clone());

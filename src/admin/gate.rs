@@ -15,7 +15,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::BASE_PATH;
-use super::access::{self, Access};
+use super::access::{self, Access, Scope};
 use super::auth::{Caller, token_hash};
 use super::client_address::{Peer, client_address};
 use super::error::{ApiError, NO_PROCEDURE};
@@ -41,6 +41,9 @@ pub(super) async fn pass(State(gate): State<Gate>, request: Request, next: Next)
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let below = path.as_deref().and_then(|path| path.strip_prefix(BASE_PATH)).unwrap_or_default();
     let Some(access) = access::find(request.method(), below) else { return no_method(below) };
+    if access.scope == Scope::Public {
+        return next.run(request).await;
+    }
     let peer = request.extensions().get::<Peer>().copied();
     // The body is not shared between threads, so the headers are parted from it while Redis may be asked.
     let (parts, body) = request.into_parts();

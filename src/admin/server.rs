@@ -19,6 +19,7 @@ use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
 use super::client_address::Peer;
 use super::connection::Unstalled;
@@ -66,7 +67,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: watch::Recei
 }
 
 /// Serves until `shutdown` is true or its sender is gone; then accepts no more, answers what is in flight and
-/// returns, at the latest after the drain's timeout.
+/// returns, at the latest after the drain's timeout; what is still open then is cut off.
 pub async fn serve_as(
     listener: TcpListener,
     router: Router,
@@ -77,6 +78,8 @@ pub async fn serve_as(
     let places = Arc::new(Semaphore::new(serving.limits.connections_max as usize));
     let drain_timeout = serving.limits.drain_timeout;
     let connections = Connections::new(serving, router);
+    // Those that are open when this function returns end with it.
+    let mut tasks = JoinSet::new();
     loop {
         let accept = async {
             let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -90,7 +93,8 @@ pub async fn serve_as(
             Ok((stream, peer)) => {
                 let open = Open::new(place, connections.serving.connections.clone());
                 let (connections, watcher) = (connections.clone(), graceful.watcher());
-                tokio::spawn(async move {
+                while tasks.try_join_next().is_some() {}
+                tasks.spawn(async move {
                     connections.run(stream, Peer(peer), watcher).await;
                     drop(open);
                 });

@@ -33,7 +33,7 @@ const ROLES: &str = "expected viewer, publisher, manager, admin or operator";
 /// A token as answers show it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct ShownToken {
+pub(super) struct ShownToken {
     /// The public id, by which it is revoked.
     id: String,
     name: String,
@@ -45,7 +45,7 @@ struct ShownToken {
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct TokensAnswer {
+pub(super) struct TokensAnswer {
     /// The oldest first.
     tokens: Vec<ShownToken>,
 }
@@ -53,7 +53,7 @@ struct TokensAnswer {
 /// What a token is made of, as the description shows it.
 #[derive(Debug, utoipa::ToSchema)]
 #[allow(dead_code)] // Read by hand, so that every mistake is told at once.
-struct TokenRequest {
+pub(super) struct TokenRequest {
     /// A name for people, 1 to 128 characters.
     name: String,
     /// `viewer`, `publisher`, `manager` or `admin`; operators also make `operator`.
@@ -77,7 +77,10 @@ pub(super) fn routes() -> Router<AdminState> {
 /// The organisation's tokens, without their secrets.
 #[utoipa::path(get, path = "/auth-config/tokens", operation_id = "getTokens", tag = "tokens",
     responses((status = 200, description = "The organisation's tokens", body = TokensAnswer)))]
-async fn list(State(state): State<AdminState>, caller: Caller) -> Result<Json<TokensAnswer>, ApiError> {
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    caller: Caller,
+) -> Result<Json<TokensAnswer>, ApiError> {
     if !state.directory.is_complete() {
         let wait = Duration::from_secs(1);
         return Err(ApiError::unavailable(LIST, "starting: tokens are not read yet", wait));
@@ -91,7 +94,7 @@ async fn list(State(state): State<AdminState>, caller: Caller) -> Result<Json<To
 #[utoipa::path(post, path = "/auth-config/tokens", operation_id = "createToken", tag = "tokens",
     request_body = TokenRequest,
     responses((status = 201, description = "The token, shown this once", body = ShownToken)))]
-async fn create(
+pub(super) async fn create(
     State(state): State<AdminState>,
     caller: Caller,
     request: Request,
@@ -120,7 +123,7 @@ async fn create(
 #[utoipa::path(post, path = "/auth-config/tokens/{tokenId}/revoke", operation_id = "revokeToken", tag = "tokens",
     params(("tokenId" = String, Path, description = "The token's id, as the list shows it")),
     responses((status = 200, description = "The token that was revoked", body = ShownToken)))]
-async fn revoke(
+pub(super) async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

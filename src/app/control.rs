@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 use super::start::AdminListener;
 use super::{AppError, build, health};
@@ -44,7 +45,7 @@ pub(super) struct Control {
     directory: Arc<Directory>,
     control_stopped: watch::Receiver<bool>,
     stop_workers: watch::Sender<bool>,
-    workers: Vec<JoinHandle<Drained>>,
+    workers: Vec<thread::JoinHandle<Drained>>,
 }
 
 // === impl Control ===
@@ -86,9 +87,9 @@ impl Control {
         Ok(Self { shared, directory, control_stopped, stop_workers, workers })
     }
 
-    /// Serves the admin API, where this replica has that role.
-    pub(super) fn serve_admin(&self, listener: Option<AdminListener>) {
-        let Some(AdminListener { listener, certificates }) = listener else { return };
+    /// Serves the admin API, where this replica has that role; the task ends when its drain has.
+    pub(super) fn serve_admin(&self, listener: Option<AdminListener>) -> Option<JoinHandle<()>> {
+        let AdminListener { listener, certificates } = listener?;
         let state = AdminState {
             redis: self.shared.redis.clone(),
             shards: Arc::clone(&self.shared.shards),
@@ -103,7 +104,7 @@ impl Control {
         }
         let connections = Some(metrics::admin_connections());
         let serving = Serving { limits: Arc::new(settings), certificates, connections };
-        tokio::spawn(admin::server::serve_as(listener, admin::router(state), serving, stop));
+        Some(tokio::spawn(admin::server::serve_as(listener, admin::router(state), serving, stop)))
     }
 
     /// Lets the workers drain, and says how that went.

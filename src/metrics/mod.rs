@@ -212,7 +212,6 @@ pub fn admin_refused(limit: &'static str) {
 }
 
 /// The admin API's open connections.
-#[must_use]
 pub fn admin_connections() -> Gauge {
     gauge!("postrider_admin_connections")
 }

@@ -151,6 +151,12 @@ impl Directory {
         tokens
     }
 
+    /// A token for which `wanted` holds, and its hash.
+    pub(super) fn find_token(&self, wanted: impl Fn(&Token) -> bool) -> Option<(TokenHash, Arc<Token>)> {
+        let all = self.tokens.load();
+        all.iter().find(|(_, token)| wanted(token)).map(|(hash, token)| (hash.clone(), Arc::clone(token)))
+    }
+
     /// Whether configs and tokens were read whole at least once.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -124,8 +124,13 @@ pub async fn revoke_token_through(
     may: impl Fn(&Token) -> bool,
 ) -> Result<Option<Token>> {
     let named = |token: &Token| token.id == id && token.organisation == *organisation && may(token);
-    // Read from Redis: a token that another replica made a moment ago can be revoked as well.
-    let found = read_all(redis).await?.into_iter().find(|(_, token)| named(token));
+    let operation = "reading the last change";
+    let last = follower::last_change(&mut *redis.pooled(operation).await?, redis.keys()).await?;
+    // Caught up, the directory knows what another replica made a moment ago; reading every token is the exception.
+    let found = match directory.wait_for(last, CATCH_UP).await {
+        true => directory.find_token(named).map(|(hash, token)| (hash, (*token).clone())),
+        false => read_all(redis).await?.into_iter().find(|(_, token)| named(token)),
+    };
     let Some((hash, token)) = found else { return Ok(None) };
     let written = put(redis, "revoking a token", who, &hash, b"", &token).await?;
     if let Some(change) = written {

@@ -9,7 +9,8 @@ use postrider::settings::admin::AdminSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::{TestSpace, eventually};
+use crate::serving::{Serve, create_token};
+use crate::support::{TestSpace, eventually, signal};
 use crate::support_http::{AdminServer, CONFIGS};
 
 /// Longest wait for anything here.
@@ -255,13 +256,31 @@ async fn the_drain_answers_what_is_in_flight_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_ever() {
-    let server = server(|admin| admin.drain_timeout = Duration::from_millis(200)).await;
+    let server = server(|admin| admin.drain_timeout = Duration::from_millis(300)).await;
     let token = admin_token(&server).await;
     let mut stuck = connect(server.address).await;
     stuck.write_all(format!("{}[", put_head(&token, 2)).as_bytes()).await.unwrap();
     server.nobody().get("/").await.refused(404, "NOT_FOUND", "unknown");
+    let begun = Instant::now();
     server.stop();
-    eventually("the listener to close", async || TcpStream::connect(server.address).await.is_err()).await;
+    assert_eq!(rest(&mut stuck).await, "", "what is in flight at the drain's end is cut off");
+    assert!(begun.elapsed() >= Duration::from_millis(250), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_answers_what_is_in_flight() {
+    let space = TestSpace::new();
+    let serve =
+        tokio::task::block_in_place(|| Serve::start(&space.url, &space.namespace, &["--workers", "1"]));
+    let token = tokio::task::block_in_place(|| create_token(&space.url, &space.namespace));
+    let address = SocketAddr::from(([127, 0, 0, 1], serve.admin_port()));
+    let mut under_way = connect(address).await;
+    under_way.write_all(format!("{}[", put_head(&token, 2)).as_bytes()).await.unwrap();
+    signal(serve.pid(), "TERM");
+    eventually("the listener to close", async || TcpStream::connect(address).await.is_err()).await;
+    under_way.write_all(b"]").await.unwrap();
+    let answer = rest(&mut under_way).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::Method;
 use postrider::admin::BASE_PATH;
-use postrider::admin::access::TABLE;
+use postrider::admin::access::{Scope, TABLE};
 use postrider::domain::token::Role;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -169,7 +169,7 @@ async fn a_revoked_token_opens_no_route() {
     let id = postrider::domain::token::TokenText::received(&fired).hash().id();
     owner.post(&format!("{BASE_PATH}/auth-config/tokens/{id}/revoke"), &json!({})).await.ok(200);
     let fired = api(&world, &fired);
-    for row in TABLE {
+    for row in TABLE.iter().filter(|row| row.scope != Scope::Public) {
         let answer =
             fired.send(row.method.parse::<Method>().unwrap(), &path(row.path, &victim), Vec::new()).await;
         assert!(matches!(answer.status.as_u16(), 401 | 429), "{}: {answer:?}", row.path);
