@@ -1,8 +1,6 @@
 //! Who calls (docs/WIRE.md section 8): the two headers that carry a token, what is known of it, and the
 //! organisation that the call is for. Which role may call what is [`super::access`]'s.
 
-use std::sync::Arc;
-
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -31,6 +29,8 @@ pub struct Caller {
     pub token_id: String,
     /// The token's name.
     pub token_name: String,
+    /// The token's hash: whether it was revoked meanwhile is seen by it, where an answer takes long.
+    pub token_hash: TokenHash,
 }
 
 // === impl Caller ===
@@ -40,7 +40,12 @@ impl Caller {
     ///
     /// # Errors
     /// 403 for a role that does not reach, 400 for an operator that names no organisation.
-    pub fn admit(token: &Arc<Token>, headers: &HeaderMap, access: &Access) -> Result<Self, ApiError> {
+    pub fn admit(
+        token_hash: TokenHash,
+        token: &Token,
+        headers: &HeaderMap,
+        access: &Access,
+    ) -> Result<Self, ApiError> {
         let procedure = access.procedure;
         if !access.roles.contains(&token.role) {
             let roles: Vec<&str> = access.roles.iter().map(|role| role.as_str()).collect();
@@ -53,7 +58,7 @@ impl Caller {
             _ => token.organisation.clone(),
         };
         let (token_id, token_name) = (token.id.clone(), token.name.clone());
-        Ok(Self { organisation, role: token.role, token_id, token_name })
+        Ok(Self { organisation, role: token.role, token_id, token_name, token_hash })
     }
 
     /// The caller in the words of the audit stream.

@@ -84,8 +84,8 @@ impl Gate {
         access: &Access,
     ) -> Result<Caller, ApiError> {
         let address = client_address(peer, headers, &self.0.state.settings.admin.trusted_proxies);
-        let token = match token_hash(headers, access.procedure) {
-            Ok(hash) => self.token(hash, address, access.procedure).await?,
+        let (hash, token) = match token_hash(headers, access.procedure) {
+            Ok(hash) => (hash.clone(), self.token(hash, address, access.procedure).await?),
             Err(refusal) => {
                 self.check_pause(address, access.procedure)?;
                 return Err(self.failed(address, refusal));
@@ -97,7 +97,7 @@ impl Gate {
             let message = format!("this token's {most} requests a minute are spent");
             ApiError::too_many(access.procedure, message, wait)
         })?;
-        Caller::admit(&token, headers, access)
+        Caller::admit(hash, &token, headers, access)
     }
 
     /// The token with this hash: as followed, or as Redis has it. One that was made a moment ago by another

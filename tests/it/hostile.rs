@@ -52,6 +52,8 @@ const PROBES: &[Probe] = &[
     Probe { procedure: "getWebhookLog", query: no_query, body: no_body, wanted: 404 },
     Probe { procedure: "publishWebhookEvents", query: no_query, wanted: 400,
             body: |_| json!({"event": "reward.earned", "data": {}, "organisationId": "org_1"}) },
+    Probe { procedure: "publishWebhookEvents", query: no_query, wanted: 202,
+            body: |of| json!({"event": "reward.earned", "data": {}, "configId": of.config}) },
     Probe { procedure: "getTokens", query: no_query, body: no_body, wanted: 200 },
     Probe { procedure: "createToken", query: no_query, wanted: 201,
             body: |_| json!({"name": "evil", "role": "admin", "organisation": "org_1", "organisationId": "org_1"}) },

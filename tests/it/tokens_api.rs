@@ -233,6 +233,7 @@ fn on_another_process_a_token_counts_and_is_gone_within_100_ms() {
     }
     accepted.sort_unstable();
     refused.sort_unstable();
+    assert!(two.metric("admin_auth_failures_total") >= 9.0, "refusals are counted");
     println!("accepted after {accepted:?}, refused after {refused:?}");
     assert!(accepted[4] < Duration::from_millis(100), "{accepted:?}");
     assert!(refused[4] < Duration::from_millis(100), "{refused:?}");
