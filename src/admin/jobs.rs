@@ -2,12 +2,14 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde_json::json;
 
-use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
+use super::audit;
+use super::auth::Caller;
 use super::body::read_body;
 use super::error::ApiError;
 use super::job_body::{Counted, JobRequest, JobRequestBody, ShownJob, ShownJobs};
@@ -57,10 +59,10 @@ pub(super) fn routes() -> Router<AdminState> {
 )]
 pub(super) async fn recover_failed(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), RECOVER, WRITE_CONFIGS).await?;
     let mine = live(&state, &caller, RECOVER, path)?;
     let asked = parse(request, RECOVER).await?;
     let now = state.clock.now();
@@ -89,10 +91,10 @@ pub(super) async fn recover_failed(
 )]
 pub(super) async fn replay_events(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), REPLAY, WRITE_CONFIGS).await?;
     let mine = live(&state, &caller, REPLAY, path)?;
     let asked = parse(request, REPLAY).await?;
     let Some(since) = asked.since else {
@@ -121,10 +123,9 @@ pub(super) async fn replay_events(
 )]
 pub(super) async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ShownJobs>, ApiError> {
-    let caller = authenticate(&state, &headers, LIST, READ_CONFIGS).await?;
     let owned = known(&state, &caller, LIST, path.map(|Path(id)| id))?;
     let failed = |error| ApiError::from_redis(LIST, &error);
     let mut shown = Vec::new();
@@ -146,10 +147,9 @@ pub(super) async fn list(
 )]
 pub(super) async fn one(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ShownJob>, ApiError> {
-    let caller = authenticate(&state, &headers, ONE, READ_CONFIGS).await?;
     let (_, stored) = found(&state, &caller, ONE, path).await?;
     shown(&state, ONE, &stored.job).await.map(Json)
 }
@@ -165,10 +165,9 @@ pub(super) async fn one(
 )]
 pub(super) async fn cancel(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ShownJob>, ApiError> {
-    let caller = authenticate(&state, &headers, CANCEL, WRITE_CONFIGS).await?;
     let (owned, mut stored) = found(&state, &caller, CANCEL, path).await?;
     let failed = |error| ApiError::from_redis(CANCEL, &error);
     if stored.job.state == JobState::Running {
@@ -177,6 +176,8 @@ pub(super) async fn cancel(
         // Where it ended by itself in this moment, that stands.
         let now = jobs::find(&state.redis, &owned, stored.job.id).await.map_err(failed)?;
         stored = now.ok_or_else(|| no_such_job(CANCEL))?;
+        let (before, after) = (json!({ "state": "running" }), json!({ "state": stored.job.state }));
+        audit::note(&state, &caller, CANCEL, stored.job.id, Some(before), Some(after)).await;
     }
     match stored.job.state {
         JobState::Cancelled => shown(&state, CANCEL, &stored.job).await.map(Json),
@@ -218,7 +219,12 @@ async fn begin(
     };
     let begun = jobs::begin(&state.redis, &mine.owned, &job).await;
     match begun.map_err(|error| ApiError::from_redis(procedure, &error))? {
-        Begun::Begun => Ok((StatusCode::ACCEPTED, Json(ShownJob::of(&job, &[]))).into_response()),
+        Begun::Begun => {
+            let shown = ShownJob::of(&job, &[]);
+            let after = serde_json::to_value(&shown).ok();
+            audit::note(state, caller, procedure, job.config, None, after).await;
+            Ok((StatusCode::ACCEPTED, Json(shown)).into_response())
+        }
         Begun::Busy(other) => {
             let message = format!("path.id: {other} of this config runs; wait for its end, or cancel it");
             Err(ApiError::conflict(procedure, message))

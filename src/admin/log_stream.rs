@@ -18,7 +18,7 @@ use futures_util::stream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::auth::{Caller, READ_LOGS, authenticate};
+use super::auth::Caller;
 use super::error::ApiError;
 use super::log_event::{TailFilter, event_text};
 use super::server::Stopping;
@@ -105,12 +105,12 @@ pub(super) fn routes() -> Router<AdminState> {
 )]
 async fn follow(
     State(state): State<AdminState>,
+    caller: Caller,
     Extension(places): Extension<Places>,
     stopping: Option<Extension<Stopping>>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, &headers, PROCEDURE, READ_LOGS).await?;
     let filter = TailFilter::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(PROCEDURE, message))?;
     let start = match (last_event(&headers)?, filter.since()) {

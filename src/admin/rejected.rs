@@ -2,7 +2,7 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::audit::note;
-use super::auth::{Caller, authenticate_operator};
+use super::auth::Caller;
 use super::body::{Mistakes, read_body};
 use super::error::ApiError;
 use super::query::Query;
@@ -70,10 +70,9 @@ pub(super) fn routes() -> Router<AdminState> {
 )]
 async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    _caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<RejectedAnswer>, ApiError> {
-    authenticate_operator(&state, &headers, LIST).await?;
     let mut parameters =
         Query::new(query.as_deref(), &["reason", "field", "organisationId", "limit", "cursor"]);
     let reasons = RejectReason::ALL.map(RejectReason::as_str).join(", ");
@@ -106,10 +105,9 @@ async fn list(
 )]
 async fn one(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    _caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<RejectedRecord>, ApiError> {
-    authenticate_operator(&state, &headers, ONE).await?;
     let entry = find(&state, ONE, path_id(ONE, path)?).await?;
     Ok(Json(RejectedRecord::new(&entry, None)))
 }
@@ -126,10 +124,10 @@ async fn one(
 )]
 async fn requeue(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<(StatusCode, Json<Requeued>), ApiError> {
-    let caller = authenticate_operator(&state, request.headers(), REQUEUE).await?;
     let id = path_id(REQUEUE, path)?;
     let bytes = read_body(request.into_body(), REQUEUE).await?;
     let refused = |mistakes: Mistakes| ApiError::bad_request(REQUEUE, mistakes.to_string());
@@ -164,10 +162,9 @@ async fn requeue(
 )]
 async fn delete(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let caller = authenticate_operator(&state, &headers, DELETE).await?;
     let id = path_id(DELETE, path)?;
     let entry = find(&state, DELETE, id).await?;
     let from_redis = |error: RedisError| ApiError::from_redis(DELETE, &error);

@@ -152,6 +152,11 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_stored_unreadable_total",
         "Stored values that could not be read, by kind: configs, tokens, records, pages.",
     ),
+    (
+        "postrider_admin_auth_failures_total",
+        "Requests to the admin API with a missing, malformed or unknown token.",
+    ),
+    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
 ];
 
 /// Gauges: name and meaning.
@@ -170,6 +175,7 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
     ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
+    ("postrider_admin_connections", "Open connections to the admin API."),
     ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
 ];
 
@@ -222,6 +228,22 @@ pub fn log_stream_began() {
 pub fn log_stream_ended(reason: &'static str) {
     gauge!("postrider_log_streams").decrement(1.0);
     counter!("postrider_log_streams_ended_total", "reason" => reason).increment(1);
+}
+
+/// Counts a request without a usable token.
+pub fn admin_unauthorized() {
+    counter!("postrider_admin_auth_failures_total").increment(1);
+}
+
+/// Counts a request that a limit of the admin API refused: `address`, `bodies`, `body size`, `request time`,
+/// `requests`, `slow body`, `token rate`.
+pub fn admin_refused(limit: &'static str) {
+    counter!("postrider_admin_refused_total", "limit" => limit).increment(1);
+}
+
+/// The admin API's open connections.
+pub fn admin_connections() -> Gauge {
+    gauge!("postrider_admin_connections")
 }
 
 // === impl WalkMetrics ===

@@ -48,6 +48,8 @@ impl Serve {
             .args(["--listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--ops-listen", &format!("127.0.0.1:{ops_port}")])
             .args(["--allow-http", "--allow-target", "127.0.0.0/8"])
+            // Tests wait for conditions by asking often.
+            .args(["--admin-rate-limit", "0"])
             .args(if extra.contains(&"--lease") { &[] } else { &["--lease", "1s"][..] })
             .args(extra)
             .current_dir(directory.path())
@@ -211,7 +213,7 @@ pub(crate) fn create_token(redis_url: &str, namespace: &str) -> String {
 }
 
 /// One request on a connection of its own.
-fn call(
+pub(crate) fn call(
     port: u16,
     method: Method,
     path: &str,
