@@ -17,6 +17,8 @@ pub struct LogsAnswer {
     edges: Vec<LogRecord>,
     #[serde(serialize_with = "optional_time")]
     oldest_at: Option<UnixMillis>,
+    /// Where the next page begins; null on the last one.
+    next_cursor: Option<String>,
     #[serde(skip_serializing_if = "is_zero")]
     unreadable: usize,
 }
@@ -77,6 +79,7 @@ impl From<LogAnswer> for LogsAnswer {
             total_count_is_floor: answer.total_is_floor,
             edges: answer.deliveries.into_iter().map(LogRecord::from).collect(),
             oldest_at: answer.oldest_at,
+            next_cursor: answer.next.map(|cursor| cursor.encode()),
             unreadable: answer.unreadable,
         }
     }

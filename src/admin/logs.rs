@@ -29,7 +29,10 @@ async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<LogsAnswer>, ApiError> {
     let caller = authenticate(&state, &headers, LIST, READ_LOGS).await?;
-    let parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
+    let mut parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
+        .map_err(|message| ApiError::bad_request(LIST, message))?;
+    parameters
+        .asked_by(&caller.organisation)
         .map_err(|message| ApiError::bad_request(LIST, message))?;
     let configs = match parameters.config {
         Some(id) => vec![

@@ -13,6 +13,8 @@ pub mod delivery;
 pub mod event;
 pub mod ids;
 pub mod log;
+pub mod log_as_of;
+pub mod log_cursor;
 pub mod log_merge;
 pub mod log_view;
 pub mod outcome;

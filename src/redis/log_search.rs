@@ -1,7 +1,8 @@
 //! The log's two questions: which deliveries match, newest first, and everything about one of them.
 //!
 //! Records are read before rows, so a delivery that ends in between is found in its final row. A question
-//! reads a bounded amount; where the bound is hit, the count is a floor and says so.
+//! reads a bounded amount; where the bound is hit, the count is a floor and says so. The first page of a question
+//! counts what matches; later ones (`log_page`) begin at their cursor and read no more than they show.
 
 use std::collections::HashMap;
 
@@ -9,17 +10,21 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Semaphore;
 
-use super::connection::{Cause, Redis, RedisError, Result};
+use super::connection::{Cause, During, Redis, RedisError, Result};
 use super::delivery_read::{self, LogSource};
 use super::keys::ShardKeys;
-use super::log_heads::Heads;
+use super::log_failed::{self, FailedQuestion};
+use super::log_heads::{Heads, Whose};
+use super::log_page::{PageQuestion, PageRead};
 use super::log_read::{self, PayloadPlace};
-use super::log_scan::{Budget, Scan};
+use super::log_scan::{Budget, Scan, oldest_of};
+use super::log_waiting;
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::{DeliveryRecord, RecordHead};
 use crate::domain::ids::DeliveryId;
 use crate::domain::log::Status;
-use crate::domain::log_merge::{self, DeliveryState, LogFilter, PlacedRow};
+use crate::domain::log_cursor::{LogCursor, Place};
+use crate::domain::log_merge::{self, DeliveryState, LogFilter, PlacedRow, Position};
 use crate::domain::log_view::DeliveryView;
 use crate::domain::owned_config::OwnedConfig;
 
@@ -44,6 +49,9 @@ const QUESTIONS_MAX: usize = 4;
 /// the same bytes, and each look can read 64 payload pages.
 const PAYLOAD_LOOKS_MAX: usize = 4;
 
+/// Pages this far above Redis's clock were written ahead of it.
+const AHEAD_MS: u64 = 60_000;
+
 const MIB: usize = 1024 * 1024;
 
 static QUESTIONS: Semaphore = Semaphore::const_new(QUESTIONS_MAX);
@@ -57,6 +65,10 @@ pub struct LogQuery {
     pub skip: usize,
     /// Most deliveries to answer.
     pub limit: usize,
+    /// Where to go on, of an answer to the same question.
+    pub cursor: Option<LogCursor>,
+    /// The question's fingerprint ([`crate::domain::log_cursor::question`]), for cursors.
+    pub question: u64,
 }
 
 /// The answer to a [`LogQuery`].
@@ -72,6 +84,20 @@ pub struct LogAnswer {
     pub oldest_at: Option<UnixMillis>,
     /// Pages, records and members that could not be understood.
     pub unreadable: usize,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<LogCursor>,
+}
+
+/// A question under way.
+struct Asked<'a> {
+    shards: &'a [ShardKeys],
+    configs: &'a [OwnedConfig],
+    sources: Vec<(usize, LogSource<'a>)>,
+    query: &'a LogQuery,
+    /// Whether there are more logs than one question reads.
+    left_out: bool,
+    /// Rows of this millisecond and before are all written: what a walk that begins now is about.
+    as_of: UnixMillis,
 }
 
 /// Everything about one delivery.
@@ -97,35 +123,199 @@ pub async fn find_deliveries(
     let mut sources = sources_of(shards, configs);
     let left_out = sources.len() > SOURCES_MAX;
     sources.truncate(SOURCES_MAX);
-    let mut heads = Heads::read(&mut connection, &sources, configs.len()).await?;
-    let mut scan = Scan::new(&sources, query.filter.since, None);
-    let from_queues = matches!(query.filter.status, Some(Status::Pending | Status::Retrying));
-    let with_pages = !from_queues || heads.truncated;
-    let mut budgets =
-        if configs.len() == 1 { vec![SEARCH_BUDGET] } else { vec![SEARCH_BUDGET, COUNT_BUDGET] };
-    let found = loop {
-        let Some(budget) = budgets.pop().filter(|_| with_pages) else {
-            break matching(&scan.rows, &heads.of, &query.filter);
-        };
-        scan.read(&mut connection, budget).await?;
-        heads.add_unread(&mut connection, &sources, &scan.rows).await?;
-        let found = matching(&scan.rows, &heads.of, &query.filter);
-        let frontier = scan.frontier();
-        let settled = found.partition_point(|(_, state)| state.position >= frontier);
-        if budgets.is_empty() || scan.is_complete() || settled >= query.skip + query.limit {
-            break found;
+    let as_of = match query.cursor {
+        Some(cursor) => cursor.as_of,
+        None => {
+            let (seconds, micros): (u64, u64) =
+                redis::cmd("TIME").query_async(&mut *connection).await.during("reading the log")?;
+            UnixMillis((seconds * 1_000 + micros / 1_000).saturating_sub(1))
         }
     };
-    let page: Vec<&(usize, DeliveryState<'_>)> = found.iter().skip(query.skip).take(query.limit).collect();
-    let deliveries = views(&mut connection, shards, configs, &page, &query.filter).await?;
-    let unreadable = scan.unreadable + heads.unreadable;
-    Ok(LogAnswer {
-        total: found.len(),
-        total_is_floor: left_out || heads.truncated || unreadable > 0 || (with_pages && !scan.is_complete()),
-        deliveries,
-        oldest_at: scan.oldest_row(&mut connection).await?,
-        unreadable,
-    })
+    let asked = Asked { shards, configs, sources, query, left_out, as_of };
+    match (query.cursor.map(|cursor| cursor.place), query.filter.status) {
+        (Some(Place::Rows(position, id)), _) => asked.later_page(&mut connection, (position, id)).await,
+        (Some(Place::Waiting(at, id)), _) => asked.waiting(&mut connection, Some((at, id))).await,
+        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, Some((at, id))).await,
+        (None, Some(Status::Failed)) => asked.failed(&mut connection, None).await,
+        (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, None).await,
+        (None, _) => {
+            let heads = Heads::read(&mut connection, &asked.sources, configs.len(), Whose::All).await?;
+            asked.first_page(&mut connection, heads).await
+        }
+    }
+}
+
+// === impl Asked ===
+
+impl Asked<'_> {
+    /// The first page over the logs, or one by `skip`: counts what matches.
+    async fn first_page(&self, connection: &mut MultiplexedConnection, mut heads: Heads) -> Result<LogAnswer> {
+        let Self { configs, sources, query, .. } = self;
+        let mut scan = Scan::new(sources, query.filter.since, None);
+        let mut budgets =
+            if configs.len() == 1 { vec![SEARCH_BUDGET] } else { vec![SEARCH_BUDGET, COUNT_BUDGET] };
+        let wanted = query.skip + query.limit;
+        let mut as_of = self.as_of;
+        while let Some(budget) = budgets.pop() {
+            scan.read(connection, budget).await?;
+            heads.add_unread(connection, sources, &scan.rows).await?;
+            as_of = self.as_of_with(&scan);
+            let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
+            if scan.is_complete() || settled(&found, scan.frontier()) >= wanted {
+                break;
+            }
+        }
+        let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
+        let page: Vec<&(usize, DeliveryState<'_>)> =
+            found.iter().skip(query.skip).take(query.limit).collect();
+        let unreadable = scan.unreadable + heads.unreadable;
+        let total_is_floor = self.left_out || heads.truncated || unreadable > 0 || !scan.is_complete();
+        let settled = settled(&found, scan.frontier());
+        let next = match page.last() {
+            Some((_, last)) if found.len() > wanted && settled >= wanted => Some((last.position, last.delivery)),
+            _ if scan.is_complete() => None,
+            // What was read ends here; what lies deeper is found from here on.
+            _ => Some((scan.frontier(), DeliveryId::from_bytes([0; 16]))),
+        };
+        let next = next.map(|(position, id)| LogCursor {
+            place: Place::Rows(position, id),
+            as_of,
+            total: found.len() as u64,
+            total_is_floor,
+            question: query.question,
+        });
+        Ok(LogAnswer {
+            total: found.len(),
+            total_is_floor,
+            deliveries: views(connection, self.shards, configs, &page, &query.filter).await?,
+            oldest_at: scan.oldest_row(connection).await?,
+            unreadable,
+            next,
+        })
+    }
+
+    /// A clock that was set back, or entries that were written ahead of it, leave pages above the present: they
+    /// were all written before.
+    fn as_of_with(&self, scan: &Scan<'_>) -> UnixMillis {
+        let newest = scan.rows.iter().flatten().map(|placed| placed.position.page.ms).max();
+        match newest {
+            Some(newest) if newest > self.as_of.0.saturating_add(AHEAD_MS) => UnixMillis(newest),
+            _ => self.as_of,
+        }
+    }
+
+    /// A page over the logs from a cursor down.
+    async fn later_page(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: (Position, DeliveryId),
+    ) -> Result<LogAnswer> {
+        let Self { query, configs, as_of, .. } = *self;
+        let question = PageQuestion { filter: &query.filter, limit: query.limit, below, as_of };
+        let read = PageRead::read(connection, self.sources.clone(), configs.len(), question).await?;
+        let (states, next) = read.page();
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = views(connection, self.shards, configs, &page, &query.filter).await?;
+        let place = next.map(|(position, id)| Place::Rows(position, id));
+        Ok(self.later_answer(deliveries, read.oldest_at, read.unreadable(), place))
+    }
+
+    async fn waiting(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: Option<(UnixMillis, DeliveryId)>,
+    ) -> Result<LogAnswer> {
+        let Self { query, configs, as_of, .. } = *self;
+        let heads = Heads::read(connection, &self.sources, configs.len(), Whose::Queued).await?;
+        if heads.truncated && below.is_none() {
+            // Too many to order by themselves: their rows tell which are the newest.
+            return self.first_page(connection, heads).await;
+        }
+        let waiting =
+            log_waiting::in_order(connection, &self.sources, &heads, &query.filter, as_of).await?;
+        let total = waiting.len();
+        let below: Vec<_> =
+            waiting.into_iter().filter(|(at, id, _)| below.is_none_or(|below| (*at, *id) < below)).collect();
+        let more = below.len() > query.skip + query.limit;
+        let page: Vec<_> = below.into_iter().skip(query.skip).take(query.limit).collect();
+        let place = page.last().filter(|_| more).map(|(at, id, _)| Place::Waiting(*at, *id));
+        let states: Vec<(usize, DeliveryState<'_>)> = page
+            .iter()
+            .filter_map(|(_, id, config)| {
+                Some((*config, log_failed::state_of(*id, heads.of[*config].get(id)?)?))
+            })
+            .collect();
+        let total_is_floor = heads.truncated || heads.unreadable > 0;
+        self.record_answer(connection, &states, (total, total_is_floor), heads.unreadable, place).await
+    }
+
+    async fn failed(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: Option<(UnixMillis, DeliveryId)>,
+    ) -> Result<LogAnswer> {
+        let query = self.query;
+        let question =
+            FailedQuestion { filter: &query.filter, skip: query.skip, limit: query.limit, below };
+        let found = log_failed::find(connection, &self.sources, &question).await?;
+        let states: Vec<(usize, DeliveryState<'_>)> = found
+            .page
+            .iter()
+            .filter_map(|(config, id)| Some((*config, log_failed::state_of(*id, found.heads.get(id)?)?)))
+            .collect();
+        let total = found.total.unwrap_or_default();
+        let total_is_floor = found.truncated || found.unreadable > 0;
+        let place = found.next.map(|(at, id)| Place::Failed(at, id));
+        self.record_answer(connection, &states, (total, total_is_floor), found.unreadable, place).await
+    }
+
+    /// The answer of a page that was made of records alone.
+    async fn record_answer(
+        &self,
+        connection: &mut MultiplexedConnection,
+        states: &[(usize, DeliveryState<'_>)],
+        (total, total_is_floor): (usize, bool),
+        unreadable: usize,
+        next: Option<Place>,
+    ) -> Result<LogAnswer> {
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = views(connection, self.shards, self.configs, &page, &self.query.filter).await?;
+        let plain: Vec<LogSource<'_>> = self.sources.iter().map(|(_, source)| *source).collect();
+        let oldest = log_read::oldest_pages(connection, &plain).await?;
+        let oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        if self.query.cursor.is_some() {
+            return Ok(self.later_answer(deliveries, oldest_at, unreadable, next));
+        }
+        let total_is_floor = total_is_floor || self.left_out;
+        let next = next.map(|place| LogCursor {
+            place,
+            as_of: self.as_of,
+            total: total as u64,
+            total_is_floor,
+            question: self.query.question,
+        });
+        Ok(LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next })
+    }
+
+    /// The answer of a page behind a cursor, which brings the first page's count.
+    fn later_answer(
+        &self,
+        deliveries: Vec<DeliveryView>,
+        oldest_at: Option<UnixMillis>,
+        unreadable: usize,
+        next: Option<Place>,
+    ) -> LogAnswer {
+        let (total, total_is_floor) =
+            self.query.cursor.map_or((0, true), |cursor| (cursor.total, cursor.total_is_floor));
+        let next = next.and_then(|place| Some(LogCursor { place, ..self.query.cursor? }));
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next }
+    }
+}
+
+/// How many of what was found cannot be overtaken by what is unread.
+fn settled(found: &[(usize, DeliveryState<'_>)], frontier: Position) -> usize {
+    found.partition_point(|(_, state)| state.position >= frontier)
 }
 
 /// Finds one delivery of `config`, with its payload and every attempt; `None` when the log does not know it.
@@ -147,7 +337,7 @@ pub async fn find_delivery(
         record = record_of(&mut connection, source, id).await?;
     }
     let head = record.as_ref().map(DeliveryRecord::head);
-    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect()) else { return Ok(None) };
+    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect(), UnixMillis(u64::MAX)) else { return Ok(None) };
     let view = DeliveryView::new(config, &state, record.as_ref());
     let payload = payload_among(&mut connection, source, id, record.as_ref(), &rows).await?;
     Ok(Some(DeliveryDetail { view, payload }))
@@ -177,13 +367,14 @@ fn matching<'a>(
     rows: &'a [Vec<PlacedRow>],
     heads: &'a [HashMap<DeliveryId, RecordHead>],
     filter: &LogFilter,
+    as_of: UnixMillis,
 ) -> Vec<(usize, DeliveryState<'a>)> {
     let mut found: Vec<(usize, DeliveryState<'a>)> = rows
         .iter()
         .zip(heads)
         .enumerate()
         .flat_map(|(config, (rows, heads))| {
-            log_merge::merge(rows, heads).into_iter().map(move |state| (config, state))
+            log_merge::merge(rows, heads, as_of).into_iter().map(move |state| (config, state))
         })
         .filter(|(_, state)| filter.wants_state(state))
         .collect();
