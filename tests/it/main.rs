@@ -27,6 +27,7 @@ mod log_world;
 mod logs;
 mod lost_replies;
 mod ops;
+mod paging;
 mod proxy;
 mod publish;
 mod receiver;
