@@ -107,6 +107,14 @@ impl From<DeliveryView> for LogRecord {
     }
 }
 
+impl LogRecord {
+    /// The event's type.
+    #[must_use]
+    pub fn event(&self) -> &str {
+        &self.event
+    }
+}
+
 impl From<AttemptLine> for AttemptRecord {
     fn from(line: AttemptLine) -> Self {
         Self {

@@ -13,7 +13,7 @@ use super::log_record::{LogDetail, LogsAnswer};
 use super::state::AdminState;
 use crate::domain::ids::{ConfigId, DeliveryId, InvalidId, OrganisationId};
 use crate::domain::owned_config::OwnedConfig;
-use crate::redis::log_search::{find_deliveries, find_delivery};
+use crate::redis::log_search::{DeliveryDetail, find_deliveries, find_delivery};
 
 const LIST: &str = "getWebhookLogs";
 const ONE: &str = "getWebhookLog";
@@ -59,19 +59,33 @@ async fn one(
     let malformed = |what: String| ApiError::bad_request(ONE, format!("path.deliveryId: {what}"));
     let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
     let id: DeliveryId = text.parse().map_err(|error: InvalidId| malformed(error.to_string()))?;
+    let detail = find_own(&state, &caller.organisation, id, ONE).await?;
+    Ok(Json(detail.into()))
+}
+
+/// One delivery of the organisation.
+///
+/// # Errors
+/// 404 where the organisation's logs do not know it.
+pub(super) async fn find_own(
+    state: &AdminState,
+    organisation: &OrganisationId,
+    id: DeliveryId,
+    procedure: &'static str,
+) -> Result<DeliveryDetail, ApiError> {
     // The sequence number is a config's alone; where an old keyspace used one twice, both are asked.
-    let configs = owned_by(&state, &caller.organisation);
+    let configs = owned_by(state, organisation);
     for config in configs.iter().filter(|config| config.id().sequence() == id.config()) {
         let found = find_delivery(&state.redis, &state.shards, config, id).await;
-        if let Some(detail) = found.map_err(|error| ApiError::from_redis(ONE, &error))? {
-            return Ok(Json(detail.into()));
+        if let Some(detail) = found.map_err(|error| ApiError::from_redis(procedure, &error))? {
+            return Ok(detail);
         }
     }
-    Err(ApiError::not_found(ONE, "path.deliveryId: no such delivery"))
+    Err(ApiError::not_found(procedure, "path.deliveryId: no such delivery"))
 }
 
 /// Every config of the organisation, deleted ones whose log may remain included.
-fn owned_by(state: &AdminState, organisation: &OrganisationId) -> Vec<OwnedConfig> {
+pub(super) fn owned_by(state: &AdminState, organisation: &OrganisationId) -> Vec<OwnedConfig> {
     let configs = state.directory.configs();
     configs.of(organisation).iter().filter_map(|stored| OwnedConfig::prove(stored, organisation)).collect()
 }

@@ -8,7 +8,10 @@
 //! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
+//! | `GET /api/v2/admin/webhooks/configs/{id}/stats` | `getWebhookStats` | viewer, manager, admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/logs/{deliveryId}/curl` | `getWebhookLogCurl` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/trace` | `getWebhookTrace` | admin, operator |
 
 pub mod auth;
 pub mod body;
@@ -17,6 +20,7 @@ pub mod config_edit;
 mod config_pace;
 pub mod configs;
 pub mod error;
+pub mod log_curl;
 pub mod log_query;
 pub mod log_record;
 pub mod logs;
@@ -25,6 +29,8 @@ pub mod publish;
 pub mod publish_body;
 pub mod server;
 pub mod state;
+pub mod stats;
+pub mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +52,7 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
     let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
+    let resources = resources.merge(stats::routes()).merge(log_curl::routes()).merge(trace::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

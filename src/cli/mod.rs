@@ -25,6 +25,7 @@ mod server;
 mod settings;
 mod shards;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,8 @@ enum Command {
     /// Read the delivery log of a running server
     #[command(subcommand)]
     Logs(logs::LogsCommand),
+    /// Say where an event is: in the stream, rejected, waiting, delivered, or wanted by nobody
+    Trace(trace::TraceArgs),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
+        Command::Trace(args) => trace::run(args, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),

@@ -150,6 +150,21 @@ pub(super) async fn payload_at(
     Ok(None)
 }
 
+/// The newest payload pages of a log, at most `count`; those that cannot be understood are left out.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn payload_pages(
+    connection: &mut MultiplexedConnection,
+    source: LogSource<'_>,
+    count: usize,
+) -> Result<Vec<PayloadPage>> {
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(source.keys.bodies(source.config.id())).arg("+").arg("-").arg("COUNT").arg(count);
+    let reply: Value = command.query_async(connection).await.during("reading payload pages")?;
+    Ok(entries(reply).filter_map(|(_, packed)| PayloadPage::decode(&packed).ok()).collect())
+}
+
 fn log_page((id, packed): (StreamId, Vec<u8>)) -> ReadPage {
     ReadPage { id, bytes: packed.len(), page: LogPage::decode(&packed).ok() }
 }

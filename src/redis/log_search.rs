@@ -5,6 +5,7 @@
 //! counts what matches; later ones (`log_page`) begin at their cursor and read no more than they show.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
@@ -107,6 +108,10 @@ pub struct DeliveryDetail {
     pub view: DeliveryView,
     /// The bytes that were or will be sent; `None` where they are gone or were too large to keep.
     pub payload: Option<Bytes>,
+    /// The URL of each attempt whose row is still there.
+    pub urls: HashMap<u32, Arc<str>>,
+    /// The event's `traceparent`, while the delivery has a record.
+    pub traceparent: Option<Arc<str>>,
 }
 
 /// Finds the deliveries of `configs` (all of one organisation) that match.
@@ -340,7 +345,10 @@ pub async fn find_delivery(
     let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect(), UnixMillis(u64::MAX)) else { return Ok(None) };
     let view = DeliveryView::new(config, &state, record.as_ref());
     let payload = payload_among(&mut connection, source, id, record.as_ref(), &rows).await?;
-    Ok(Some(DeliveryDetail { view, payload }))
+    let attempts = rows.iter().map(|placed| &placed.row).filter(|row| row.is_attempt());
+    let urls = attempts.map(|row| (row.attempt, Arc::clone(&row.url))).collect();
+    let traceparent = record.and_then(|record| record.traceparent);
+    Ok(Some(DeliveryDetail { view, payload, urls, traceparent }))
 }
 
 /// Waits for a turn, no longer than for an answer of Redis: what waits holds a place of the admin API.

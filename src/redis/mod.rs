@@ -34,5 +34,8 @@ pub mod publish;
 pub mod scripts;
 pub mod seen;
 pub mod shard_state;
+pub mod stats;
 pub mod tokens;
+pub mod trace;
+pub mod trace_search;
 mod unusable;
