@@ -55,9 +55,9 @@ async fn get_curl(
     RawQuery(query): RawQuery,
 ) -> Result<Json<CurlAnswer>, ApiError> {
     let caller = authenticate(&state, &headers, PROCEDURE, READ_LOGS).await?;
-    let id = path.map_err(|rejection| rejection.body_text()).and_then(|Path(text)| {
-        text.parse::<DeliveryId>().map_err(|error: InvalidId| error.to_string())
-    });
+    let id = path
+        .map_err(|rejection| rejection.body_text())
+        .and_then(|Path(text)| text.parse::<DeliveryId>().map_err(|error: InvalidId| error.to_string()));
     let wanted = attempt_of(query.as_deref().unwrap_or_default());
     let (id, wanted) = match (id, wanted) {
         (Ok(id), Ok(wanted)) => (id, wanted),

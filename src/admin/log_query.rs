@@ -19,8 +19,7 @@ const LIMIT_MAX: usize = 100;
 const SKIP_MAX: usize = 10_000;
 
 /// The names that are known.
-const NAMES: [&str; 8] =
-    ["webhookConfigId", "event", "status", "since", "until", "limit", "skip", "cursor"];
+const NAMES: [&str; 8] = ["webhookConfigId", "event", "status", "since", "until", "limit", "skip", "cursor"];
 
 /// The parameters, checked.
 #[derive(Clone, Debug)]
@@ -37,10 +36,8 @@ impl LogParameters {
     /// # Errors
     /// One line for the caller: the parameter, and what is expected of it.
     pub fn parse(query: &str) -> Result<Self, String> {
-        let mut parameters = Self {
-            config: None,
-            query: LogQuery { limit: LIMIT_DEFAULT, ..LogQuery::default() },
-        };
+        let mut parameters =
+            Self { config: None, query: LogQuery { limit: LIMIT_DEFAULT, ..LogQuery::default() } };
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(known) = NAMES.into_iter().find(|known| *known == name) else {
@@ -75,9 +72,10 @@ impl LogParameters {
         let question = log_cursor::question(organisation, self.config, &self.query.filter);
         self.query.question = question;
         match self.query.cursor {
-            Some(cursor) if cursor.question != question => Err(
-                "query.cursor: expected one of an answer to the same filters; limit alone may change".to_owned(),
-            ),
+            Some(cursor) if cursor.question != question => {
+                Err("query.cursor: expected one of an answer to the same filters; limit alone may change"
+                    .to_owned())
+            }
             _ => Ok(()),
         }
     }

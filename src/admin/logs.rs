@@ -31,9 +31,7 @@ async fn list(
     let caller = authenticate(&state, &headers, LIST, READ_LOGS).await?;
     let mut parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(LIST, message))?;
-    parameters
-        .asked_by(&caller.organisation)
-        .map_err(|message| ApiError::bad_request(LIST, message))?;
+    parameters.asked_by(&caller.organisation).map_err(|message| ApiError::bad_request(LIST, message))?;
     let configs = match parameters.config {
         Some(id) => vec![
             owned(&state, &caller.organisation, id)

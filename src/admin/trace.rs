@@ -212,9 +212,10 @@ async fn answer(
     }
     let known_type = found.entry.as_ref().map(|entry| entry.event.clone());
     let event_type = known_type.or_else(|| deliveries.first().map(|record| record.event().to_owned()));
-    let missing = configs.iter().enumerate().filter(|(index, _)| {
-        !found.deliveries.iter().any(|(config, _)| config == index)
-    });
+    let missing = configs
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !found.deliveries.iter().any(|(config, _)| config == index));
     let set = state.directory.configs();
     let without_delivery: Vec<WithoutDelivery> = missing
         .filter_map(|(_, owned)| {
@@ -236,9 +237,11 @@ async fn answer(
             created_at: UnixMillis(id.stream_id().ms).to_string(),
             in_stream: found.entry.is_some(),
         }),
-        rejected: found
-            .rejected
-            .map(|entry| Rejected { id: entry.id, field: entry.field, problem: entry.problem }),
+        rejected: found.rejected.map(|entry| Rejected {
+            id: entry.id,
+            field: entry.field,
+            problem: entry.problem,
+        }),
         deliveries,
         without_delivery,
         searched: search.searched,

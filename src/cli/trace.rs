@@ -59,7 +59,15 @@ pub(super) fn run(args: TraceArgs, context: &mut Context) -> Result<(), CliError
     }
     for config in list("withoutDelivery") {
         let none = || "-".to_owned();
-        table.row([cell(config, "webhookConfigId"), none(), none(), none(), none(), none(), cell(config, "reason")]);
+        table.row([
+            cell(config, "webhookConfigId"),
+            none(),
+            none(),
+            none(),
+            none(),
+            none(),
+            cell(config, "reason"),
+        ]);
     }
     context.output.table(&table)?;
     for (name, words) in [("searched", "searched"), ("notSearched", "not searched")] {

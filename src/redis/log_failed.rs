@@ -155,7 +155,8 @@ async fn newest(
         let mut next = Vec::new();
         for ((config, mut range), reply) in open.into_iter().zip(replies) {
             let before = members.len();
-            let below = reply.ids.into_iter().filter(|place| question.below.is_none_or(|below| *place < below));
+            let below =
+                reply.ids.into_iter().filter(|place| question.below.is_none_or(|below| *place < below));
             members.extend(below.map(|(at, id)| (at, id, config)));
             // Many failed in the cursor's own millisecond.
             if reply.is_full && members.len() - before < wanted {

@@ -36,6 +36,9 @@ pub(super) struct PageQuestion<'q> {
     pub(super) as_of: UnixMillis,
 }
 
+/// A delivery, behind the index of its config.
+pub(super) type Shown<'a> = (usize, DeliveryState<'a>);
+
 /// What was read for a page.
 pub(super) struct PageRead<'a> {
     question: PageQuestion<'a>,
@@ -71,7 +74,7 @@ impl<'a> PageRead<'a> {
         let rowless = RowlessQuestion { status: filter.status, below, limit: question.limit };
         let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
         let first_round = (question.limit + 1).div_ceil(ROWS_PER_PAGE);
-        let scan = Scan::new(&sources, filter.since, None).from_page(below.page, first_round);
+        let scan = Scan::new(&sources, filter.since, None).begin_at(below.page, first_round);
         let mut page = Self {
             question,
             scan,
@@ -94,7 +97,7 @@ impl<'a> PageRead<'a> {
     }
 
     /// The page's deliveries with the index of their config, newest first, and where the next page begins.
-    pub(super) fn page(&self) -> (Vec<(usize, DeliveryState<'_>)>, Option<(Position, DeliveryId)>) {
+    pub(super) fn page(&self) -> (Vec<Shown<'_>>, Option<(Position, DeliveryId)>) {
         let mut states = self.states();
         let limit = self.question.limit;
         let more = states.len() > limit;
@@ -131,7 +134,7 @@ impl<'a> PageRead<'a> {
         rows
     }
 
-    fn states(&self) -> Vec<(usize, DeliveryState<'_>)> {
+    fn states(&self) -> Vec<Shown<'_>> {
         let frontier = self.scan.frontier();
         let PageQuestion { filter, below, as_of, .. } = self.question;
         let mut states = Vec::new();
@@ -199,10 +202,14 @@ impl<'a> PageRead<'a> {
             for read in pages {
                 let Some(page) = read.page else { continue };
                 let key = page.key;
-                let placed = page.rows.into_iter().enumerate().filter(|(_, row)| wanted.contains(&row.delivery));
+                let placed =
+                    page.rows.into_iter().enumerate().filter(|(_, row)| wanted.contains(&row.delivery));
                 let place = |row| Position { page: read.id, row };
-                self.later[config]
-                    .extend(placed.map(|(at, row)| PlacedRow { position: place(at), key, row }));
+                self.later[config].extend(placed.map(|(at, row)| PlacedRow {
+                    position: place(at),
+                    key,
+                    row,
+                }));
             }
             self.looked_for.extend(wanted);
         }

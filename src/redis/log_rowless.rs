@@ -56,11 +56,8 @@ impl Rowless {
         oldest: &[Option<ReadPage>],
         question: &RowlessQuestion,
     ) -> Result<Self> {
-        let mut found = Self {
-            of: (0..configs).map(|_| HashMap::new()).collect(),
-            truncated: false,
-            unreadable: 0,
-        };
+        let mut found =
+            Self { of: (0..configs).map(|_| HashMap::new()).collect(), truncated: false, unreadable: 0 };
         if question.status != Some(Status::Delivered) {
             found.add_waiting(connection, sources, oldest).await?;
             found.add_failed(connection, sources, oldest, question).await?;
@@ -103,7 +100,9 @@ impl Rowless {
             };
             let before = UnixMillis(oldest.id.ms.saturating_sub(1));
             let pages = log_read::pages_after(connection, &[*source], before, END_PAGES).await?;
-            for row in pages.iter().flatten().filter_map(|read| read.page.as_ref()).flat_map(|page| &page.rows) {
+            for row in
+                pages.iter().flatten().filter_map(|read| read.page.as_ref()).flat_map(|page| &page.rows)
+            {
                 self.of[*config].remove(&row.delivery);
             }
         }
@@ -128,7 +127,15 @@ impl Rowless {
             .iter()
             .zip(oldest)
             .map(|((config, source), page)| {
-                (*config, ScoreRange { source: *source, most: most(page.as_ref()), skip: 0, count: question.limit + 1 })
+                (
+                    *config,
+                    ScoreRange {
+                        source: *source,
+                        most: most(page.as_ref()),
+                        skip: 0,
+                        count: question.limit + 1,
+                    },
+                )
             })
             .collect();
         while !open.is_empty() {

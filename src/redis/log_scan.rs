@@ -98,7 +98,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Begins at this page, not at the newest, with a round of `pages` or one of each log.
-    pub(super) fn from_page(mut self, page: StreamId, pages: usize) -> Self {
+    pub(super) fn begin_at(mut self, page: StreamId, pages: usize) -> Self {
         let above = StreamId { ms: page.ms, seq: page.seq.saturating_add(1) };
         for source in &mut self.sources {
             source.below = Some(above);
@@ -147,21 +147,21 @@ impl<'a> Scan<'a> {
         connection: &mut MultiplexedConnection,
         budget: Budget,
     ) -> Result<bool> {
-            let chosen = self.open_sources();
-            if chosen.is_empty() {
-                return Ok(false);
-            }
-            let count = (self.affordable_pages(budget) / chosen.len()).max(1);
-            let requests: Vec<PageRequest<'a>> = chosen
-                .iter()
-                .map(|index| &self.sources[*index])
-                .map(|scanned| PageRequest { source: scanned.source, below: scanned.below, count })
-                .collect();
-            let replies = log_read::pages(connection, &requests).await?;
-            for (index, pages) in chosen.into_iter().zip(replies) {
-                self.take(index, pages, count);
-            }
-            self.round_pages = (self.round_pages * 2).min(ROUND_PAGES_MAX);
+        let chosen = self.open_sources();
+        if chosen.is_empty() {
+            return Ok(false);
+        }
+        let count = (self.affordable_pages(budget) / chosen.len()).max(1);
+        let requests: Vec<PageRequest<'a>> = chosen
+            .iter()
+            .map(|index| &self.sources[*index])
+            .map(|scanned| PageRequest { source: scanned.source, below: scanned.below, count })
+            .collect();
+        let replies = log_read::pages(connection, &requests).await?;
+        for (index, pages) in chosen.into_iter().zip(replies) {
+            self.take(index, pages, count);
+        }
+        self.round_pages = (self.round_pages * 2).min(ROUND_PAGES_MAX);
         Ok(true)
     }
 

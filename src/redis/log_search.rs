@@ -154,7 +154,11 @@ pub async fn find_deliveries(
 
 impl Asked<'_> {
     /// The first page over the logs, or one by `skip`: counts what matches.
-    async fn first_page(&self, connection: &mut MultiplexedConnection, mut heads: Heads) -> Result<LogAnswer> {
+    async fn first_page(
+        &self,
+        connection: &mut MultiplexedConnection,
+        mut heads: Heads,
+    ) -> Result<LogAnswer> {
         let Self { configs, sources, query, .. } = self;
         let mut scan = Scan::new(sources, query.filter.since, None);
         let mut budgets =
@@ -177,7 +181,9 @@ impl Asked<'_> {
         let total_is_floor = self.left_out || heads.truncated || unreadable > 0 || !scan.is_complete();
         let settled = settled(&found, scan.frontier());
         let next = match page.last() {
-            Some((_, last)) if found.len() > wanted && settled >= wanted => Some((last.position, last.delivery)),
+            Some((_, last)) if found.len() > wanted && settled >= wanted => {
+                Some((last.position, last.delivery))
+            }
             _ if scan.is_complete() => None,
             // What was read ends here; what lies deeper is found from here on.
             _ => Some((scan.frontier(), DeliveryId::from_bytes([0; 16]))),
@@ -236,8 +242,7 @@ impl Asked<'_> {
             // Too many to order by themselves: their rows tell which are the newest.
             return self.first_page(connection, heads).await;
         }
-        let waiting =
-            log_waiting::in_order(connection, &self.sources, &heads, &query.filter, as_of).await?;
+        let waiting = log_waiting::in_order(connection, &self.sources, &heads, &query.filter, as_of).await?;
         let total = waiting.len();
         let below: Vec<_> =
             waiting.into_iter().filter(|(at, id, _)| below.is_none_or(|below| (*at, *id) < below)).collect();
@@ -260,8 +265,7 @@ impl Asked<'_> {
         below: Option<(UnixMillis, DeliveryId)>,
     ) -> Result<LogAnswer> {
         let query = self.query;
-        let question =
-            FailedQuestion { filter: &query.filter, skip: query.skip, limit: query.limit, below };
+        let question = FailedQuestion { filter: &query.filter, skip: query.skip, limit: query.limit, below };
         let found = log_failed::find(connection, &self.sources, &question).await?;
         let states: Vec<(usize, DeliveryState<'_>)> = found
             .page
@@ -342,7 +346,10 @@ pub async fn find_delivery(
         record = record_of(&mut connection, source, id).await?;
     }
     let head = record.as_ref().map(DeliveryRecord::head);
-    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect(), UnixMillis(u64::MAX)) else { return Ok(None) };
+    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect(), UnixMillis(u64::MAX))
+    else {
+        return Ok(None);
+    };
     let view = DeliveryView::new(config, &state, record.as_ref());
     let payload = payload_among(&mut connection, source, id, record.as_ref(), &rows).await?;
     let attempts = rows.iter().map(|placed| &placed.row).filter(|row| row.is_attempt());

@@ -93,7 +93,8 @@ fn add_command(keys: &ShardKeys, config: ConfigId, counts: &Counts, now: UnixMil
         None => ("0".to_owned(), String::new()),
     };
     let args = [&kept[0], &kept[1], &success, &failed_at, &failure].map(String::as_bytes);
-    let fields = counts.fields().flat_map(|(name, count)| [name.into_bytes(), count.to_string().into_bytes()]);
+    let fields =
+        counts.fields().flat_map(|(name, count)| [name.into_bytes(), count.to_string().into_bytes()]);
     let stats = [keys.stats(config, hour), keys.recent_stats(config, hour, part)];
     ADD_STATS.call_batch([&stats[0], &stats[1]], &[], args, &fields.collect::<Vec<_>>())
 }
@@ -152,7 +153,8 @@ pub async fn read(
 
 /// When the oldest came to be: a delivery's id says it.
 fn oldest_of(members: &[Vec<u8>]) -> Option<UnixMillis> {
-    let ids = members.iter().filter_map(|member| std::str::from_utf8(member).ok()?.parse::<DeliveryId>().ok());
+    let ids =
+        members.iter().filter_map(|member| std::str::from_utf8(member).ok()?.parse::<DeliveryId>().ok());
     ids.map(|id| UnixMillis(id.event().stream_id().ms)).min()
 }
 

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value};
 
 use super::answer::{fields_of, list_of, text_of};
 use super::connection::{During, Redis, RedisError, Result};
@@ -132,20 +132,24 @@ async fn entry_of(
     id: StreamId,
 ) -> Result<Option<Entry>> {
     let (text, events) = (id.to_string(), keys.events());
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("XRANGE").arg(&events).arg(&text).arg(&text);
-    let (entries,): (Value,) = pipeline.query_async(connection).await.during(OPERATION)?;
+    let mut command = redis::cmd("XRANGE");
+    command.arg(&events).arg(&text).arg(&text);
+    let entries: Value = command.query_async(connection).await.during(OPERATION)?;
     let Some(entry) = list_of(OPERATION, entries)?.into_iter().next() else { return Ok(None) };
     let (_, fields) = entry_parts(entry)?;
     if fields.organisation_id.as_deref() != Some(organisation.as_str().as_bytes()) {
         return Ok(None);
     }
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("XINFO").arg("GROUPS").arg(&events);
-    pipeline.cmd("XPENDING").arg(&events).arg(GROUP).arg(&text).arg(&text).arg(1);
-    // Without a group nothing was read: both commands then fail or are empty.
-    let progress = match pipeline.query_async::<(Value, Value)>(connection).await {
-        Ok((groups, pending)) => progress_of(groups, pending, id)?,
+    let mut command = redis::cmd("XPENDING");
+    command.arg(&events).arg(GROUP).arg(&text).arg(&text).arg(1);
+    let progress = match command.query_async::<Value>(connection).await {
+        Ok(pending) => {
+            let mut command = redis::cmd("XINFO");
+            command.arg("GROUPS").arg(&events);
+            let groups = command.query_async(connection).await.during(OPERATION)?;
+            progress_of(groups, pending, id)?
+        }
+        // Without a group nothing was read.
         Err(error) if error.code() == Some("NOGROUP") => Progress::Unread,
         Err(error) => return Err(RedisError::new(OPERATION, error)),
     };
@@ -230,10 +234,8 @@ impl Found {
         id: EventId,
     ) -> Result<()> {
         let sources: Vec<LogSource<'_>> = configs.iter().map(|config| LogSource { config, keys }).collect();
-        let places: Vec<(LogSource<'_>, DeliveryId)> = sources
-            .iter()
-            .map(|source| (*source, id.delivery(source.config.id().sequence())))
-            .collect();
+        let places: Vec<(LogSource<'_>, DeliveryId)> =
+            sources.iter().map(|source| (*source, id.delivery(source.config.id().sequence()))).collect();
         let heads = delivery_read::record_heads(connection, &places).await?;
         let mut open = Vec::new();
         for (index, ((_, delivery), head)) in places.iter().zip(heads).enumerate() {

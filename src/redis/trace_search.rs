@@ -104,7 +104,8 @@ impl Search {
                 return Ok(());
             }
             if seen >= ENTRIES_MAX || bytes >= ENTRIES_BYTES_MAX {
-                self.searched.push(format!("the newest {seen} entries of the stream of shard {}", keys.shard.0));
+                self.searched
+                    .push(format!("the newest {seen} entries of the stream of shard {}", keys.shard.0));
                 self.not_searched.push(format!("older entries of the stream of shard {}", keys.shard.0));
                 return Ok(());
             }
@@ -186,9 +187,9 @@ impl Search {
 /// Whether the body is that event's: the sign stands before `data`, which could hold the same text.
 fn holds(body: &[u8], sign: &[u8]) -> bool {
     let head = &body[..body.len().min(512 + 2 * sign.len())];
-    head.windows(sign.len()).position(|window| window == sign).is_some_and(|at| {
-        !head[..at].windows(8).any(|window| window == b",\"data\":")
-    })
+    head.windows(sign.len())
+        .position(|window| window == sign)
+        .is_some_and(|at| !head[..at].windows(8).any(|window| window == b",\"data\":"))
 }
 
 #[cfg(test)]
@@ -198,7 +199,8 @@ mod tests {
     #[test]
     fn a_nonce_inside_of_data_is_none() {
         let sign = br#""nonce":"n-1","id":"#;
-        let body = br#"{"event":"a.b","timestamp":"2026-05-01T09:00:00.000Z","nonce":"n-1","id":"n-1","data":{}}"#;
+        let body =
+            br#"{"event":"a.b","timestamp":"2026-05-01T09:00:00.000Z","nonce":"n-1","id":"n-1","data":{}}"#;
         assert!(holds(body, sign));
         let other = br#"{"event":"a.b","timestamp":"2026-05-01T09:00:00.000Z","nonce":"n-2","id":"n-2","data":{"nonce":"n-1","id":"n-1"}}"#;
         assert!(!holds(other, sign));

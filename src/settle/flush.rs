@@ -255,7 +255,9 @@ impl Settler {
                     self.parts.metrics.failed(*reason).increment(1);
                     let place = usize::from(reason.code() - 1);
                     let id = entry.job.delivery.id;
-                    self.count(id.event().shard(), entry.job.delivery.config, |counts| counts.failed[place] += 1);
+                    self.count(id.event().shard(), entry.job.delivery.config, |counts| {
+                        counts.failed[place] += 1
+                    });
                 }
             }
             Step::Queue { look, .. } => self.announce(entry.job.delivery.id.event().shard(), *look),

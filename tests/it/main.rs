@@ -11,6 +11,7 @@ mod cli;
 mod cli_http;
 mod control_scripts;
 mod crash;
+mod curl;
 mod directory;
 mod embedded;
 mod full;
@@ -42,10 +43,12 @@ mod scripts_queue;
 mod scripts_settle;
 mod serving;
 mod stage;
+mod stats;
 #[allow(dead_code)]
 mod support;
 #[allow(dead_code)]
 mod support_http;
+mod trace;
 mod walk;
 mod walk_endings;
 mod walk_input;

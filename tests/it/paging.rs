@@ -79,7 +79,10 @@ async fn a_wrong_cursor_is_refused_by_name() {
         ("cursor=nonsense".to_owned(), "query.cursor"),
         (format!("cursor={}", &cursor[1..]), "query.cursor"),
         (format!("cursor={changed}"), "query.cursor"),
-        (format!("cursor={cursor}&status=failed"), "query.cursor: expected one of an answer to the same filters"),
+        (
+            format!("cursor={cursor}&status=failed"),
+            "query.cursor: expected one of an answer to the same filters",
+        ),
         (format!("cursor={cursor}&webhookConfigId={config}"), "query.cursor"),
         (format!("cursor={cursor}&skip=1"), "query.skip"),
         (format!("cursor={cursor}&cursor={cursor}"), "query.cursor"),
@@ -216,9 +219,8 @@ fn happen(world: &mut World, config: ConfigId, tracked: &mut Tracked, ms: u64, w
 
 /// 80 deliveries with every kind of past.
 fn pasts(world: &mut World, config: ConfigId, dice: &mut Dice) -> Vec<Tracked> {
-    let mut all: Vec<Tracked> = (0..80)
-        .map(|n| Tracked { id: delivery(config, n), attempts: 0, waits: true })
-        .collect();
+    let mut all: Vec<Tracked> =
+        (0..80).map(|n| Tracked { id: delivery(config, n), attempts: 0, waits: true }).collect();
     for round in 0..60_u64 {
         let mut rows = Vec::new();
         for _ in 0..=dice.roll(6) {

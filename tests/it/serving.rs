@@ -70,6 +70,11 @@ impl Serve {
         serve
     }
 
+    /// The port of the admin API.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
