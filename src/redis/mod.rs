@@ -20,6 +20,7 @@ pub mod health;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
+mod log_answer;
 mod log_failed;
 mod log_heads;
 mod log_page;
