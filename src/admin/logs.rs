@@ -27,8 +27,9 @@ async fn list(
     caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<LogsAnswer>, ApiError> {
-    let parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
+    let mut parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(LIST, message))?;
+    parameters.asked_by(&caller.organisation).map_err(|message| ApiError::bad_request(LIST, message))?;
     let configs = match parameters.config {
         Some(id) => vec![
             owned(&state, &caller.organisation, id)
@@ -84,7 +85,7 @@ pub(super) async fn find_one(
 }
 
 /// Every config of the organisation, deleted ones whose log may remain included.
-fn owned_by(state: &AdminState, organisation: &OrganisationId) -> Vec<OwnedConfig> {
+pub(super) fn owned_by(state: &AdminState, organisation: &OrganisationId) -> Vec<OwnedConfig> {
     let configs = state.directory.configs();
     configs.of(organisation).iter().filter_map(|stored| OwnedConfig::prove(stored, organisation)).collect()
 }

@@ -27,6 +27,7 @@ mod gate;
 pub mod job_body;
 pub mod jobs;
 mod log_aliases;
+pub mod log_curl;
 mod log_event;
 pub mod log_query;
 pub mod log_record;
@@ -42,9 +43,11 @@ pub mod rejected;
 mod rejected_record;
 pub mod server;
 pub mod state;
+pub mod stats;
 pub mod throttle;
 pub mod tls;
 pub mod tokens;
+pub mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,12 +98,15 @@ fn resources() -> Router<AdminState> {
         config_test::routes(),
         configs::routes(),
         jobs::routes(),
+        log_curl::routes(),
         log_retry::routes(),
         log_stream::routes(),
         logs::routes(),
         publish::routes(),
         rejected::routes(),
+        stats::routes(),
         tokens::routes(),
+        trace::routes(),
     ];
     routes.into_iter().fold(Router::new(), Router::merge)
 }

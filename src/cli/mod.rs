@@ -30,6 +30,7 @@ mod server;
 mod settings;
 mod shards;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -90,6 +91,8 @@ enum Command {
     /// Look at stream entries that could not be understood, repair and requeue them
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
+    /// Say where an event is: in the stream, rejected, waiting, delivered, or wanted by nobody
+    Trace(trace::TraceArgs),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Rejected(command) => rejected::run(command, &mut context),
+        Command::Trace(args) => trace::run(args, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),

@@ -1,6 +1,7 @@
 //! The settler of a worker: turns outcomes and decisions into entries for the next flush.
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry as Entered;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use crate::domain::delivery::{BODY_INLINE_MAX_BYTES, DeliveryRecord, FailReason,
 use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
 use crate::domain::snapshot::Snapshot;
+use crate::domain::stats::Counts;
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
 use crate::redis::fates::Step;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::Written;
+use crate::redis::stats::Counted;
 use crate::settings::Settings;
 
 /// A claim outlives the request's deadline by this, so that a slow outcome still finds it.
@@ -37,6 +40,10 @@ const UNSETTLED_MAX: usize = 2_048;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);
+
+/// Configs that are counted at a time: 5 MiB. More than that within some seconds, or while Redis is away, go without
+/// stats for as long.
+const COUNTED_MAX: usize = 16_384;
 
 /// What a settler works with.
 pub struct SettlerParts {
@@ -71,6 +78,8 @@ pub struct Settler {
     pub(super) held: RefCell<HashSet<EventId>>,
     pub(super) wake: Notify,
     pub(super) chores: RefCell<Chores>,
+    /// What the deliveries of each config came to since that was last taken.
+    counted: RefCell<Counted>,
     /// A flush is under way: what it took from the queue and from the acknowledgements is not written yet.
     pub(super) flushing: Cell<bool>,
     /// The store is full: log pages go through the script, which it still takes.
@@ -110,6 +119,7 @@ impl Settler {
             held: RefCell::default(),
             wake: Notify::new(),
             chores: RefCell::default(),
+            counted: RefCell::default(),
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
@@ -154,6 +164,11 @@ impl Settler {
         if job.settling.get() {
             return;
         }
+        let outcome = attempted.result.outcome_with(attempted.retry.retry_on);
+        let shard = job.delivery.id.event().shard();
+        self.count(shard, job.delivery.config, |counts| {
+            counts.attempt(attempted.at, outcome, &attempted.result);
+        });
         let mut hold = job.hold.borrow_mut();
         match &mut *hold {
             Hold::HandingOff(waiting) => *waiting = Some(Box::new(attempted)),
@@ -206,6 +221,27 @@ impl Settler {
     #[must_use]
     pub fn claim_lease(&self) -> Duration {
         self.parts.settings.delivery.request_timeout + CLAIM_MARGIN
+    }
+
+    /// An event was read that an inactive config would have had.
+    pub fn skipped(&self, shard: ShardNumber, config: ConfigId) {
+        self.count(shard, config, |counts| counts.skipped += 1);
+    }
+
+    pub(super) fn count(&self, shard: ShardNumber, config: ConfigId, change: impl FnOnce(&mut Counts)) {
+        let mut counted = self.counted.borrow_mut();
+        let full = counted.len() >= COUNTED_MAX;
+        match counted.entry((shard, config)) {
+            Entered::Occupied(entry) => change(entry.into_mut()),
+            Entered::Vacant(entry) if !full => change(entry.insert(Counts::default())),
+            Entered::Vacant(_) => {}
+        }
+    }
+
+    /// Takes what was counted.
+    #[must_use]
+    pub fn take_counted(&self) -> Counted {
+        self.counted.take()
     }
 
     /// Takes the chores that have come up.
