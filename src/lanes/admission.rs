@@ -244,7 +244,7 @@ impl Lanes {
 
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up. What is for an endpoint that hangs may wait too while
-    /// there is plenty: the sweep parks it with others, where one at a time costs Redis a script each.
+    /// there is plenty: one that hangs for half a second only then costs no write to Redis.
     fn may_queue(&self, lane: &Lane) -> bool {
         if self.is_short()
             && (lane.hangs(&self.parts.permits)

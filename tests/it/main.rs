@@ -34,6 +34,7 @@ mod regressions;
 mod script_world;
 mod scripts;
 mod scripts_corrupt;
+mod scripts_cost;
 mod scripts_group;
 mod scripts_invariants;
 mod scripts_log;
