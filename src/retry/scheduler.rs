@@ -34,8 +34,8 @@ const VISITS_MAX: usize = 64;
 const PASSED_MAX: usize = 4_096;
 
 /// Nothing is claimed for so long after Redis was away: by its clock claims have ended meanwhile, and their holders,
-/// who still have what the attempts came to, write that first. Longer than a settler's pause between two tries.
-const AFTER_ABSENCE: Duration = Duration::from_secs(2);
+/// who still have what the attempts came to, write that first. Twice a settler's longest pause between two tries.
+const AFTER_ABSENCE: Duration = Duration::from_secs(3);
 
 /// First and longest pause after an error.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
