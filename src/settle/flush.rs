@@ -57,12 +57,14 @@ impl Settler {
     /// wait, which go at once.
     async fn gathered(&self) {
         self.take_back();
+        self.take_company();
         while self.queue.borrow().is_empty() && self.acks.borrow().is_empty() {
-            match self.next_back() {
+            match self.next_back().into_iter().chain(self.next_company()).min() {
                 None => self.wake.notified().await,
                 Some(until) => {
                     let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
                     self.take_back();
+                    self.take_company();
                 }
             }
         }

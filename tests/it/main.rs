@@ -50,6 +50,7 @@ mod rotation;
 mod script_world;
 mod scripts;
 mod scripts_corrupt;
+mod scripts_cost;
 mod scripts_group;
 mod scripts_invariants;
 mod scripts_log;
