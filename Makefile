@@ -90,7 +90,7 @@ deny: ## Check the dependencies' licences and sources; needs cargo-deny
 
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test
-	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation
+	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation --bench log_queries
 
 clean: ## Remove what was built; data folders stay
 	$(CARGO) clean

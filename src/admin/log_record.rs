@@ -18,6 +18,8 @@ pub struct LogsAnswer {
     edges: Vec<LogRecord>,
     #[serde(serialize_with = "optional_time")]
     oldest_at: Option<UnixMillis>,
+    /// Where the next page begins; null on the last one.
+    next_cursor: Option<String>,
     #[serde(skip_serializing_if = "is_zero")]
     unreadable: usize,
 }
@@ -83,6 +85,7 @@ impl From<LogAnswer> for LogsAnswer {
             total_count_is_floor: answer.total_is_floor,
             edges: answer.deliveries.into_iter().map(LogRecord::from).collect(),
             oldest_at: answer.oldest_at,
+            next_cursor: answer.next.map(|cursor| cursor.encode()),
             unreadable: answer.unreadable,
         }
     }
@@ -108,6 +111,14 @@ impl From<DeliveryView> for LogRecord {
             trace_id: view.trace.map(|trace| trace.to_string()),
             attempt_log: view.attempt_log.into_iter().map(AttemptRecord::from).collect(),
         }
+    }
+}
+
+impl LogRecord {
+    /// The event's type.
+    #[must_use]
+    pub fn event(&self) -> &str {
+        &self.event
     }
 }
 

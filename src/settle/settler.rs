@@ -1,6 +1,7 @@
 //! The settler of a worker: turns outcomes and decisions into entries for the next flush.
 
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map::Entry as Entered;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::company::Company;
 use super::entry::{Action, Entry, Unsettled};
 use super::job::{Attempted, Consumer, Hold, Job, Ticket};
 use super::verdict::{Verdict, judge};
@@ -19,11 +21,13 @@ use crate::domain::delivery::{BODY_INLINE_MAX_BYTES, DeliveryRecord, FailReason,
 use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
 use crate::domain::snapshot::Snapshot;
+use crate::domain::stats::Counts;
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
 use crate::redis::fates::Step;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::Written;
+use crate::redis::stats::Counted;
 use crate::settings::Settings;
 
 /// A claim outlives the request's deadline by this, so that a slow outcome still finds it.
@@ -37,6 +41,10 @@ const UNSETTLED_MAX: usize = 2_048;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);
+
+/// Configs that are counted at a time: 5 MiB. More than that within some seconds, or while Redis is away, go without
+/// stats for as long.
+const COUNTED_MAX: usize = 16_384;
 
 /// What a settler works with.
 pub struct SettlerParts {
@@ -62,6 +70,8 @@ pub struct Settler {
     pub(super) queue: RefCell<VecDeque<Entry>>,
     /// Entries that Redis refused, each until it is tried again.
     pub(super) aside: RefCell<Vec<(Instant, Entry)>>,
+    /// What is to be parked and waits for others.
+    pub(super) company: RefCell<Company<Entry>>,
     outcomes: Rc<Cell<usize>>,
     /// Events whose acknowledgement is not answered yet.
     pub(super) acking: Cell<usize>,
@@ -71,6 +81,8 @@ pub struct Settler {
     pub(super) held: RefCell<HashSet<EventId>>,
     pub(super) wake: Notify,
     pub(super) chores: RefCell<Chores>,
+    /// What the deliveries of each config came to since that was last taken.
+    counted: RefCell<Counted>,
     /// A flush is under way: what it took from the queue and from the acknowledgements is not written yet.
     pub(super) flushing: Cell<bool>,
     /// The store is full: log pages go through the script, which it still takes.
@@ -103,6 +115,7 @@ impl Settler {
             parts,
             queue: RefCell::default(),
             aside: RefCell::default(),
+            company: RefCell::default(),
             outcomes: Rc::default(),
             acking: Cell::new(0),
             held_back: Cell::new(false),
@@ -110,6 +123,7 @@ impl Settler {
             held: RefCell::default(),
             wake: Notify::new(),
             chores: RefCell::default(),
+            counted: RefCell::default(),
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
@@ -154,6 +168,11 @@ impl Settler {
         if job.settling.get() {
             return;
         }
+        let outcome = attempted.result.outcome_with(attempted.retry.retry_on);
+        let shard = job.delivery.id.event().shard();
+        self.count(shard, job.delivery.config, |counts| {
+            counts.attempt(attempted.at, outcome, &attempted.result);
+        });
         let mut hold = job.hold.borrow_mut();
         match &mut *hold {
             Hold::HandingOff(waiting) => *waiting = Some(Box::new(attempted)),
@@ -172,6 +191,15 @@ impl Settler {
     /// Parks a delivery: it waits in Redis, no attempt is made by that. It is due after `delay`; its config is
     /// looked at after `look`.
     pub fn park(&self, job: &Rc<Job>, delay: Duration, look: Duration) {
+        self.push(self.parking(job, delay, look));
+    }
+
+    /// As [`Self::park`], due at once; but it may wait a little for others of its config.
+    pub fn park_in_company(&self, job: &Rc<Job>, look: Duration) {
+        self.gather(self.parking(job, Duration::ZERO, look));
+    }
+
+    fn parking(&self, job: &Rc<Job>, delay: Duration, look: Duration) -> Entry {
         self.parts.metrics.parked.increment(1);
         let row = matches!(*job.hold.borrow(), Hold::Event).then(|| {
             let status = if job.delivery.tried.attempts == 0 { Status::Pending } else { Status::Retrying };
@@ -182,7 +210,7 @@ impl Settler {
         let record =
             DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
         let step = Step::Queue { delay, look, record, apart: self.apart(job) };
-        self.push(Entry::new(Rc::clone(job), Action::Step(step, None), row));
+        Entry::new(Rc::clone(job), Action::Step(step, None), row)
     }
 
     /// Ends a delivery as failed without an attempt.
@@ -208,6 +236,27 @@ impl Settler {
         self.parts.settings.delivery.request_timeout + CLAIM_MARGIN
     }
 
+    /// An event was read that an inactive config would have had.
+    pub fn skipped(&self, shard: ShardNumber, config: ConfigId) {
+        self.count(shard, config, |counts| counts.skipped += 1);
+    }
+
+    pub(super) fn count(&self, shard: ShardNumber, config: ConfigId, change: impl FnOnce(&mut Counts)) {
+        let mut counted = self.counted.borrow_mut();
+        let full = counted.len() >= COUNTED_MAX;
+        match counted.entry((shard, config)) {
+            Entered::Occupied(entry) => change(entry.into_mut()),
+            Entered::Vacant(entry) if !full => change(entry.insert(Counts::default())),
+            Entered::Vacant(_) => {}
+        }
+    }
+
+    /// Takes what was counted.
+    #[must_use]
+    pub fn take_counted(&self) -> Counted {
+        self.counted.take()
+    }
+
     /// Takes the chores that have come up.
     #[must_use]
     pub fn take_chores(&self) -> Chores {
@@ -220,7 +269,9 @@ impl Settler {
             || !self.acks.borrow().is_empty()
             || !self.queue.borrow().is_empty()
             || !self.aside.borrow().is_empty()
+            || !self.company.borrow().is_empty()
         {
+            self.hurry();
             self.quiet.notified().await;
         }
     }

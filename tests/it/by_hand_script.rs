@@ -77,7 +77,7 @@ impl World {
             trace: None,
             attempt_log: Vec::new(),
         };
-        DeliveryDetail { view, payload: Some(body(len)), recorded }
+        DeliveryDetail { view, payload: Some(body(len)), recorded, urls: [].into(), traceparent: None }
     }
 
     async fn retry(&self, seen: &DeliveryDetail) -> Retried {
