@@ -1,13 +1,8 @@
 //! Bounds how often one line is logged: what an endpoint, a producer or an absent Redis causes at the rate of events
 //! would fill disks otherwise. The first is logged, then at most one a second, with the count of those left out.
 //!
-//! ```
-//! use postrider::domain::log_limit::LogLimit;
-//! static LINES: LogLimit = LogLimit::new();
-//! if let Some(left_out) = LINES.admit() {
-//!     tracing::warn!(left_out, "a write failed; it is repeated");
-//! }
-//! ```
+//! [`limited`] is `tracing`'s `warn!`, `error!` or `info!` under a limit of its own:
+//! `limited!(warn, %error, "a write failed; it is repeated")`.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +18,19 @@ pub struct LogLimit {
     next_ms: AtomicU64,
     left_out: AtomicU64,
 }
+
+/// Logs at the level named first, at most one line a second; the count of those left out since is its `left_out`.
+macro_rules! limited {
+    ($level:ident, $($line:tt)+) => {{
+        static LINES: $crate::domain::log_limit::LogLimit = $crate::domain::log_limit::LogLimit::new();
+        match LINES.admit() {
+            Some(0) => tracing::$level!($($line)+),
+            Some(left_out) => tracing::$level!(left_out, $($line)+),
+            None => {}
+        }
+    }};
+}
+pub(crate) use limited;
 
 // === impl LogLimit ===
 
@@ -73,6 +81,42 @@ mod tests {
         assert_eq!(lines(1), [999]);
         assert_eq!(limit.admit_at(60_000), Some(999));
         assert_eq!(limit.admit_at(61_000), Some(0));
+    }
+
+    /// Counts the lines that reach it.
+    struct Lines(std::sync::Arc<AtomicU64>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn a_thousand_failures_make_few_lines() {
+        let count = std::sync::Arc::new(AtomicU64::new(0));
+        let began = Instant::now();
+        tracing::subscriber::with_default(Lines(std::sync::Arc::clone(&count)), || {
+            (0..1_000).for_each(|number| limited!(warn, number, "a write failed"));
+        });
+        let lines = count.load(Ordering::Relaxed);
+        assert!((1..=1 + began.elapsed().as_secs() + 1).contains(&lines), "{lines} lines");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
 use crate::domain::event::{Event, EventFields, JsonScratch, Rejection};
 use crate::domain::ids::{EventId, StreamId};
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::{Snapshot, Target};
 use crate::lanes::Lanes;
 use crate::metrics::{self, WalkMetrics};
@@ -268,14 +269,15 @@ impl Intake {
         self.recover_at.set(Instant::now());
         if error.code() == Some("NOGROUP") {
             match events::ensure_group(&self.parts.link, &self.parts.keys).await {
-                Ok(_) => tracing::warn!(
+                Ok(_) => limited!(
+                    warn,
                     stream = self.parts.keys.events(),
                     "the consumer group was gone; made again"
                 ),
-                Err(error) => tracing::warn!(%error, "the consumer group is gone"),
+                Err(error) => limited!(warn, %error, "the consumer group is gone"),
             }
         } else {
-            tracing::warn!(%error, "reading events failed; trying again");
+            limited!(warn, %error, "reading events failed; trying again");
         }
     }
 
@@ -343,7 +345,7 @@ impl Intake {
         let evicted = rejected::reject(&parts.link, &parts.keys, &entry, rejection, retention).await?;
         parts.metrics.events_rejected.increment(1);
         metrics::rejected_evicted(parts.keys.shard.0, evicted);
-        tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
+        limited!(warn, event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
         parts.metrics.events_acknowledged.increment(1);
         Ok(())

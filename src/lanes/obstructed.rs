@@ -11,7 +11,7 @@ use super::admission::Lanes;
 use super::lane::Lane;
 use crate::attempt::Obstacle;
 use crate::domain::delivery::FailReason;
-use crate::domain::log_limit::LogLimit;
+use crate::domain::log_limit::limited;
 use crate::domain::retry_policy::DELAY_MAX;
 use crate::metrics;
 use crate::settle::Job;
@@ -28,10 +28,7 @@ const DOUBLINGS_MAX: u32 = 5;
 impl Lanes {
     /// Puts a delivery back whose attempt could not be made.
     pub(super) fn obstructed(&self, lane: &Lane, job: &Rc<Job>, obstacle: &Obstacle) {
-        static LINES: LogLimit = LogLimit::new();
-        if let Some(left_out) = LINES.admit() {
-            tracing::error!(config = %lane.config, %obstacle, left_out, "an attempt could not be made; it waits");
-        }
+        limited!(error, config = %lane.config, %obstacle, "an attempt could not be made; it waits");
         metrics::egress_fault(obstacle.kind.as_str());
         let pace = &lane.permits.gate.pace;
         let held = pace.shut_for(Instant::now());
