@@ -1,5 +1,6 @@
 //! One attempt against receivers that behave, misbehave and lie.
 
+mod egress;
 mod kept;
 mod receiver;
 mod targets;
