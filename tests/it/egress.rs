@@ -13,8 +13,11 @@ fn what_a_proxy_does_wrong_is_charged_to_nobody() {
     let proxy = ForwardProxy::start(Manner::Forward);
     let space = TestSpace::new();
     let url = proxy.url("user:hunter2@");
-    let mut stage =
-        Stage::on(&space.url, &space.namespace, &["--proxy-url", &url, "--breaker-failures", "1", "--idle-connection-timeout", "200ms"]);
+    let mut stage = Stage::on(
+        &space.url,
+        &space.namespace,
+        &["--proxy-url", &url, "--breaker-failures", "1", "--idle-connection-timeout", "200ms"],
+    );
     let config = stage.config("/a", json!({ "maxRetries": 0 }), |_| Reply::ok());
     let before = proxy.heads().len();
     assert!(before > 0, "deliveries take the proxy");
@@ -30,9 +33,7 @@ fn what_a_proxy_does_wrong_is_charged_to_nobody() {
     assert!(stage.logs("&status=failed").is_empty());
     assert!(stage.serve().metric("breakers_open").abs() < 0.5);
     proxy.set(Manner::Forward);
-    wait_for("all of them to be delivered", || {
-        stage.logs("&status=delivered").len() == 20
-    });
+    wait_for("all of them to be delivered", || stage.logs("&status=delivered").len() == 20);
     let records = stage.logs("");
     assert!(
         records.iter().all(|record| record["status"] == "delivered" && record["attempts"] == 1),

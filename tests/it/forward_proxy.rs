@@ -45,7 +45,11 @@ impl ForwardProxy {
         let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket that does not block");
         let port = listener.local_addr().expect("an address").port();
-        let state = Arc::new(State { manner: Mutex::new(manner), heads: Mutex::default(), open: AtomicUsize::new(0) });
+        let state = Arc::new(State {
+            manner: Mutex::new(manner),
+            heads: Mutex::default(),
+            open: AtomicUsize::new(0),
+        });
         let shared = Arc::clone(&state);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a listener");
