@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # Everything is fetched once; afterwards the network is not touched.
 OFFLINE = $(shell scripts/offline.sh)
-SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh .ci/run
+SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh scripts/api-check.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi api-check lint fmt fmt-check clippy doc deny shellcheck bench clean ci
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,18 @@ chaos-judge: ## Break the promise on purpose, in two ways, and check that the ju
 smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test
 	scripts/smoke.sh
+
+events: ## Write docs/EVENTS.md from the catalogue of event types
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- events markdown > docs/EVENTS.md
+
+openapi: ## Write docs/openapi.json from the code
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- openapi > docs/openapi.json
+
+api-check: ## Lint docs/openapi.json, and run schemathesis against a live server (installs both under target/)
+	@scripts/bootstrap.sh api
+	scripts/api-check.sh
 
 lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 

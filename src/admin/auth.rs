@@ -21,6 +21,9 @@ pub const READ_LOGS: &[Role] = &[Role::Admin, Role::Operator];
 /// Roles that publish events.
 pub const PUBLISH: &[Role] = &[Role::Publisher, Role::Admin, Role::Operator];
 
+/// Roles that read the catalogue of event types: all.
+pub const READ_EVENT_TYPES: &[Role] = &Role::ALL;
+
 /// The header in which an operator names the organisation that it acts for.
 pub const ORGANISATION_HEADER: &str = "x-organisation-id";
 /// The older header for a token.

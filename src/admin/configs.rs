@@ -10,11 +10,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
 use super::config_edit::{Refusal, Resulting, apply};
+use super::described::{ConfigIdText, ConfigsBody, EventTypeText, HeaderMap, RetryStatus, Time, UrlText};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
@@ -30,37 +32,60 @@ const UPDATE_CONFIGS: &str = "updateWebhookConfigs";
 
 /// Lets one change at a time through from this replica: they would otherwise only make each other try again.
 #[derive(Clone, Debug, Default)]
-struct Turn(Arc<Mutex<()>>);
+pub(super) struct Turn(Arc<Mutex<()>>);
 
 /// A config as answers show it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct ShownConfig {
+#[schema(as = Config)]
+pub(super) struct ShownConfig {
+    #[schema(value_type = ConfigIdText)]
     id: String,
+    #[schema(value_type = UrlText)]
     url: String,
+    /// The event types that it wants.
+    #[schema(value_type = Vec<EventTypeText>, min_items = 1, max_items = 256)]
     events: Vec<String>,
     /// Whole in the answer that made it, masked ever after.
+    #[schema(min_length = 1, max_length = 256, examples("whsec_****9f3a"))]
     secret: String,
+    /// False pauses without deleting.
     active: bool,
+    /// Equals `active`.
     is_enabled: bool,
+    /// Automatic retries after the first attempt.
+    #[schema(minimum = 0, maximum = 10)]
     max_retries: u32,
     retry_policy: RetryPolicy,
+    /// Statuses that are retried besides 5xx.
+    #[schema(value_type = Vec<RetryStatus>)]
     retry_on: RetryOn,
+    #[schema(required)]
     rate_limit: Option<RateLimit>,
+    #[schema(value_type = HeaderMap)]
     headers: BTreeMap<String, &'static str>,
+    #[schema(value_type = Time)]
     created_at: String,
+    #[schema(value_type = Time)]
     updated_at: String,
+    /// Only where Postrider disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     disabled_reason: Option<DisabledReason>,
+    /// Only where Postrider disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     disabled_at: Option<String>,
+    /// Only while an active config fails.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     health: Option<ShownHealth>,
 }
 
 /// How an endpoint does, as answers show it; left out while nothing is wrong.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Health)]
 struct ShownHealth {
     state: BreakerState,
     /// The last failure.
@@ -68,16 +93,37 @@ struct ShownHealth {
     reason: String,
     /// Since when it has that state.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     since: Option<String>,
+    /// When one delivery is sent to see whether it works again.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     next_probe_at: Option<String>,
+    /// Since when there is nothing but failures.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     failing_since: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Wrapped {
+/// The organisation's whole set.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WrappedConfigs)]
+pub(super) struct Wrapped {
     configs: Vec<ShownConfig>,
+}
+
+/// The resulting configs, in the request's own shape.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ConfigsAnswer)]
+#[allow(clippy::large_enum_variant)] // One a request.
+pub(super) enum PutAnswer {
+    /// For one config.
+    One(ShownConfig),
+    /// For an array.
+    All(Vec<ShownConfig>),
+    /// For an array under the name `configs`.
+    Wrapped(Wrapped),
 }
 
 /// The routes of this file.
@@ -87,7 +133,20 @@ pub(super) fn routes() -> Router<AdminState> {
         .layer(Extension(Turn::default()))
 }
 
-async fn list_configs(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
+/// List the organisation's configs
+///
+/// In the order of their making, secrets masked.
+#[utoipa::path(
+    get,
+    path = "/webhooks/configs",
+    operation_id = "getWebhookConfigs",
+    tag = "configs",
+    responses((status = 200, description = "The configs.", body = Vec<ShownConfig>)),
+)]
+pub(super) async fn list_configs(
+    State(state): State<AdminState>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let caller = authenticate(&state, request.headers(), GET_CONFIGS, READ_CONFIGS).await?;
     let set = state.directory.configs();
     if !set.complete {
@@ -113,7 +172,26 @@ async fn list_configs(State(state): State<AdminState>, request: Request) -> Resu
     Ok(Json(shown).into_response())
 }
 
-async fn put_configs(
+/// Make, change or delete configs
+///
+/// One object makes or changes one config; an array is the organisation's whole set, and what is not in it is
+/// deleted. A config is taken for an existing one when it has the same `id`, else when it has none and the same
+/// `url`. All or nothing.
+#[utoipa::path(
+    put,
+    path = "/webhooks/configs",
+    operation_id = "updateWebhookConfigs",
+    tag = "configs",
+    request_body = ConfigsBody,
+    responses((
+        status = 200,
+        description = "The resulting configs, in the request's own shape. The secret of a new one is shown, once.",
+        body = PutAnswer,
+        headers(("X-Postrider-Ignored" = String, description = "Only where there are any: names of fields that \
+                 nobody knows.")),
+    )),
+)]
+pub(super) async fn put_configs(
     State(state): State<AdminState>,
     Extension(turn): Extension<Turn>,
     request: Request,
@@ -124,13 +202,14 @@ async fn put_configs(
         .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;
     let _turn = turn.0.lock().await;
     let results = change(&state, &caller, &body).await?;
-    let mut shown: Vec<ShownConfig> =
-        results.iter().map(|result| ShownConfig::of(&result.config, result.created)).collect();
-    let mut response = match body.shape {
-        Shape::Single => Json(shown.pop()).into_response(),
-        Shape::List => Json(shown).into_response(),
-        Shape::Wrapped => Json(Wrapped { configs: shown }).into_response(),
+    let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created));
+    let answer = match body.shape {
+        // A single object gives one result.
+        Shape::Single => shown.next().map(PutAnswer::One),
+        Shape::List => Some(PutAnswer::All(shown.collect())),
+        Shape::Wrapped => Some(PutAnswer::Wrapped(Wrapped { configs: shown.collect() })),
     };
+    let mut response = Json(answer).into_response();
     body.ignored.tell(&mut response);
     Ok(response)
 }

@@ -8,6 +8,8 @@
 //! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
+//! | `GET /api/v2/admin/webhooks/event-types` | `getWebhookEventTypes` | all |
+//! | `GET /api/v2/admin/openapi.json` | `getOpenApi` | none asked for |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
@@ -16,10 +18,13 @@ pub mod config_body;
 pub mod config_edit;
 mod config_pace;
 pub mod configs;
+mod described;
 pub mod error;
+mod event_types;
 pub mod log_query;
 pub mod log_record;
 pub mod logs;
+pub mod openapi;
 pub mod ops;
 pub mod publish;
 pub mod publish_body;
@@ -45,7 +50,12 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
-    let resources = Router::new().merge(configs::routes()).merge(publish::routes()).merge(logs::routes());
+    let resources = Router::new()
+        .merge(configs::routes())
+        .merge(event_types::routes())
+        .merge(publish::routes())
+        .merge(logs::routes())
+        .merge(openapi::routes());
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

@@ -11,11 +11,13 @@ mod connect;
 mod demo;
 mod doctor;
 pub mod error;
+mod events;
 mod findings;
 pub mod flags;
 mod http;
 mod logging;
 mod logs;
+mod openapi;
 pub mod output;
 mod publish;
 mod publish_file;
@@ -80,6 +82,12 @@ enum Command {
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Show the known event types: schema and sample of each
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Print the admin API's description: OpenAPI 3.1
+    #[command(name = "openapi")]
+    OpenApi,
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Show every setting: default, value, source, unit, reason
@@ -103,6 +111,8 @@ pub fn main() -> ExitCode {
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Events(command) => events::run(command, &mut context),
+        Command::OpenApi => openapi::run(&mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
     };

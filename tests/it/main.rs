@@ -13,6 +13,7 @@ mod control_scripts;
 mod crash;
 mod directory;
 mod embedded;
+mod event_types;
 mod full;
 mod health;
 mod idle;
