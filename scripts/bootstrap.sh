@@ -4,6 +4,7 @@
 #   scripts/bootstrap.sh build    what `make build` needs: Rust, a C compiler
 #   scripts/bootstrap.sh test     that and redis-server 7 (also: demo)
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
+#   scripts/bootstrap.sh api      what `make api-check` needs: that of test, Python with venv, Node.js with npm
 #   scripts/bootstrap.sh all      all of it
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -106,6 +107,19 @@ need_lints() {
     have shellcheck || fail "shellcheck was installed but is still not on PATH"
 }
 
+need_api() {
+    if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
+        install_package "Python with venv, in which make api-check runs schemathesis against the admin API" \
+            "python3 python3-venv" python3 python3
+        python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || fail "Python was installed but has no venv module"
+    fi
+    if ! have node || ! have npm; then
+        install_package "Node.js with npm, with which make api-check lints docs/openapi.json" \
+            "nodejs npm" "nodejs npm" node
+        { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+    fi
+}
+
 case ${1:-all} in
 build)
     need_rust
@@ -121,13 +135,20 @@ lint)
     need_cc
     need_lints
     ;;
+api)
+    need_rust
+    need_cc
+    need_redis
+    need_api
+    ;;
 all)
     need_rust
     need_cc
     need_redis
     need_lints
+    need_api
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, demo or all"
+    fail "unknown: $1; expected build, test, lint, demo, api or all"
     ;;
 esac

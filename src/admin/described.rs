@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type,
@@ -107,7 +106,7 @@ named_schemas! {
 
 /// A config to make or to change. A field that is left out, or null, keeps its stored value, and takes the default
 /// on a new config.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ConfigInput)]
 #[allow(dead_code)] // Described here; config_body reads the fields one by one, to tell every mistake.
@@ -150,7 +149,7 @@ pub(super) struct ConfigInputBody {
 pub(super) enum RetryPolicyInput {}
 
 /// A limit of requests over all replicas.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code)] // As ConfigInputBody.
 pub(super) struct RateLimitInput {
@@ -167,7 +166,7 @@ pub(super) struct RateLimitInput {
 pub(super) enum ConfigsBody {}
 
 /// The organisation's whole set.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[schema(as = WrappedConfigsInput)]
 #[allow(dead_code)] // As ConfigInputBody.
 pub(super) struct WrappedBody {
@@ -176,7 +175,7 @@ pub(super) struct WrappedBody {
 }
 
 /// An event to publish.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = EventInput)]
 #[allow(dead_code)] // Described here; publish_body reads the fields one by one, to tell every mistake.

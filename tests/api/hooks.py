@@ -1,0 +1,48 @@
+"""What a request must keep to beyond its schema, for JSON Schema cannot say it: only such requests are good ones.
+
+Each rule stands in docs/WIRE.md. The formats make texts that mean something: URLs that are sent to nobody, for the
+guard denies loopback, and times that a clock can show.
+"""
+
+from datetime import datetime
+
+import schemathesis
+from hypothesis import strategies as st
+
+WORDS = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=6, max_size=20)
+TIMES = st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(2100, 1, 1))
+
+schemathesis.openapi.format("uri", WORDS.map(lambda word: f"https://127.0.0.1/{word}"))
+schemathesis.openapi.format("date-time", TIMES.map(lambda at: at.isoformat(timespec="milliseconds") + "Z"))
+
+
+@schemathesis.hook
+def filter_query(context, query):
+    """`since` is not after `until`; a Redis without replicas cannot wait for any."""
+    query = query or {}
+    since, until = query.get("since"), query.get("until")
+    if isinstance(since, str) and isinstance(until, str) and since > until:
+        return False
+    return str(query.get("wait", "0")) in ("0", "00", "null") or not str(query["wait"]).isdigit()
+
+
+def configs_of(body):
+    """The configs of a PUT's body, in any of its three shapes."""
+    if isinstance(body, dict):
+        body = body.get("configs", [body])
+    return [config for config in body if isinstance(config, dict)] if isinstance(body, list) else []
+
+
+@schemathesis.hook
+def filter_body(context, body):
+    """Two names of one field agree, and no two configs of a set have the same id or URL."""
+    configs = configs_of(body)
+    for config in configs:
+        names = [config.get("active"), config.get("isEnabled")]
+        if True in names and False in names:
+            return False
+    for name in ("id", "url"):
+        values = [config[name] for config in configs if isinstance(config.get(name), str)]
+        if len(values) != len(set(values)):
+            return False
+    return True
