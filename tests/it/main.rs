@@ -27,6 +27,8 @@ mod log_tally;
 mod log_world;
 mod logs;
 mod lost_replies;
+mod openapi;
+mod openapi_changes;
 mod ops;
 mod proxy;
 mod publish;
