@@ -6,12 +6,12 @@ OFFLINE = $(shell scripts/offline.sh)
 SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh scripts/api-check.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi api-check lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi openapi-released api-check lint fmt fmt-check clippy doc deny shellcheck bench clean ci
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
+bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck, Python, Node.js (says what and why)
 	@scripts/bootstrap.sh all
 
 build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke chaos-short ## Lints, tests, the demo as a smoke test, and faults on real processes
+test-all: lint test api-check smoke chaos-short ## Lints, tests, the API against its description, the demo, and faults on real processes
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
@@ -54,6 +54,9 @@ events: ## Write docs/EVENTS.md from the catalogue of event types
 openapi: ## Write docs/openapi.json from the code
 	@scripts/bootstrap.sh build
 	$(CARGO) run --locked $(OFFLINE) --quiet -- openapi > docs/openapi.json
+
+openapi-released: openapi ## At a release: later changes of the API must not break what is described now
+	cp docs/openapi.json docs/openapi.released.json
 
 api-check: ## Lint docs/openapi.json, and run schemathesis against a live server (installs both under target/)
 	@scripts/bootstrap.sh api

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::body::{Ignored, Mistakes};
+use super::body::{Ignored, Mistakes, whole_number};
 use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
 use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, EventType, check_max_retries};
 use crate::domain::ids::ConfigId;
@@ -149,7 +149,7 @@ fn parse_item(
     let secret = take("secret").map(|value| parse_secret(&path, &value, mistakes));
     let active = parse_active(&path, take("active"), take("isEnabled"), mistakes);
     let retries = take("maxRetries").map(|value| {
-        let checked = match value.as_u64() {
+        let checked = match whole_number(&value) {
             Some(number) => check_max_retries(number).map_err(|error| error.0),
             None => Err("expected an integer from 0 to 10".to_owned()),
         };

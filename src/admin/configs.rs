@@ -16,7 +16,7 @@ use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
 use super::config_edit::{Refusal, Resulting, apply};
-use super::described::{ConfigIdText, ConfigsBody, EventTypeText, HeaderMap, RetryStatus, Time, UrlText};
+use super::described::{ConfigIdText, ConfigsBody, EventTypeText, MaskedHeaders, RetryStatus, Time, UrlText};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
@@ -62,7 +62,7 @@ pub(super) struct ShownConfig {
     retry_on: RetryOn,
     #[schema(required)]
     rate_limit: Option<RateLimit>,
-    #[schema(value_type = HeaderMap)]
+    #[schema(value_type = MaskedHeaders)]
     headers: BTreeMap<String, &'static str>,
     #[schema(value_type = Time)]
     created_at: String,

@@ -12,7 +12,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{KnownFormat, Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::config_body::CONFIGS_MAX;
+use super::config_body::{CONFIGS_MAX, HEADER_MASK};
 use super::publish_body::ITEMS_MAX;
 use crate::domain::catalogue::{Category, Standing};
 use crate::domain::delivery::FailReason;
@@ -88,8 +88,8 @@ named_schemas! {
     StandingWord as "EventStatus" = |text| text.enum_values(Some(Standing::ALL.map(Standing::as_str)));
     /// A status that a config may ask to be retried.
     RetryStatus as "RetryStatus" = |number| number.schema_type(Type::Integer).enum_values(Some([408, 425, 429]));
-    /// Names of headers and their values. An answer shows `****` for each value; sent back, it keeps the stored one.
-    HeaderMap as "Headers" = |object| {
+    /// Names of headers and their values. The value `****` keeps the stored one.
+    HeadersInput as "HeadersInput" = |object| {
         let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"));
         let value = ObjectBuilder::new()
             .schema_type(Type::String)
@@ -100,7 +100,16 @@ named_schemas! {
             .max_properties(Some(32))
             .property_names(Some(Schema::Object(name.build())))
             .additional_properties(Some(AdditionalProperties::RefOr(RefOr::T(Schema::Object(value.build())))))
-            .examples([json!({"X-Api-Key": "****"})])
+            .examples([json!({"X-Api-Key": "b7d1"})])
+    };
+    /// Names of headers; their values are never shown.
+    MaskedHeaders as "Headers" = |object| {
+        let value = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([HEADER_MASK]));
+        object
+            .schema_type(Type::Object)
+            .max_properties(Some(32))
+            .additional_properties(Some(AdditionalProperties::RefOr(RefOr::T(Schema::Object(value.build())))))
+            .examples([json!({"X-Api-Key": HEADER_MASK})])
     };
 }
 
@@ -140,7 +149,7 @@ pub(super) struct ConfigInputBody {
     retry_on: Option<Vec<u16>>,
     /// Null takes the limit away.
     rate_limit: Option<RateLimitInput>,
-    #[schema(value_type = Option<HeaderMap>)]
+    #[schema(value_type = Option<HeadersInput>)]
     headers: Option<BTreeMap<String, String>>,
 }
 
