@@ -93,7 +93,7 @@ named_schemas! {
         let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"));
         let value = ObjectBuilder::new()
             .schema_type(Type::String)
-            .pattern(Some("^[\\u0020-\\u007e]*$"))
+            .pattern(Some("^([\\u0021-\\u007e]([\\u0020-\\u007e]*[\\u0021-\\u007e])?)?$"))
             .max_length(Some(4096));
         object
             .schema_type(Type::Object)

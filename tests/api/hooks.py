@@ -4,6 +4,8 @@ Each rule stands in docs/WIRE.md. The formats make texts that mean something: UR
 guard denies loopback, and times that a clock can show.
 """
 
+import os
+import re
 from datetime import datetime
 
 import schemathesis
@@ -34,11 +36,15 @@ def configs_of(body):
 
 
 def body_is_good(body):
-    """Two names of one field agree, and no two configs of a set have the same id or URL."""
+    """Two names of one field agree, no two configs of a set have the same id or URL, and what is masked is stored."""
     configs = configs_of(body)
     for config in configs:
         names = [config.get("active"), config.get("isEnabled")]
         if True in names and False in names:
+            return False
+        headers = config.get("headers")
+        values = [config.get("secret"), *(headers.values() if isinstance(headers, dict) else [])]
+        if any(isinstance(value, str) and "****" in value for value in values):
             return False
     for name in ("id", "url"):
         values = [config[name] for config in configs if isinstance(config.get(name), str)]
@@ -51,3 +57,19 @@ def body_is_good(body):
 def filter_case(context, case):
     """Leaves out what is refused for a reason that no schema can give."""
     return query_is_good(case.query or {}) and body_is_good(case.body)
+
+
+KNOWN = [
+    (re.compile("^dlv_[0-7][0-9a-hjkmnp-tv-z]{25}$"), os.environ.get("API_CHECK_DELIVERY")),
+    (re.compile("^[0-9a-f]{24}$"), os.environ.get("API_CHECK_CONFIG")),
+]
+
+
+@schemathesis.hook
+def map_case(context, case):
+    """Every second id in a path becomes that of something that is there."""
+    for name, value in (case.path_parameters or {}).items():
+        for shape, known in KNOWN:
+            if known and isinstance(value, str) and shape.match(value) and sum(value.encode()) % 2:
+                case.path_parameters[name] = known
+    return case
