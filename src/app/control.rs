@@ -26,7 +26,7 @@ use crate::metrics::WalkMetrics;
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
-use crate::redis::{events, keyspace};
+use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::worker::{Drained, Shared, duties_of, spawn};
@@ -61,6 +61,7 @@ impl Control {
         for keys in shards.iter() {
             events::ensure_group(&link, keys).await?;
         }
+        check_seals(&redis).await?;
         let directory = Arc::new(Directory::new());
         let (follower, follow_redis, follow_stop) =
             (Arc::clone(&directory), redis.clone(), control_stopped.clone());
@@ -116,6 +117,20 @@ impl Control {
             );
         }
     }
+}
+
+/// Refuses to start without the keys of what is sealed, and says once where secrets lie in plain text.
+async fn check_seals(redis: &Redis) -> Result<(), AppError> {
+    let seals = stored_config::check_keys(redis).await?;
+    if !redis.seals_secrets() {
+        tracing::warn!(
+            "no secret-key is set: secrets and header values of configs lie in Redis in plain text \
+             (docs/OPERATIONS.md, 'Secrets')"
+        );
+    } else if seals.plain > 0 {
+        tracing::warn!(configs = seals.plain, "not sealed yet; run 'postrider secrets reseal'");
+    }
+    Ok(())
 }
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {

@@ -22,6 +22,7 @@ pub mod output;
 mod publish;
 mod publish_file;
 mod receive;
+mod secrets;
 mod serve;
 mod server;
 mod settings;
@@ -79,6 +80,9 @@ enum Command {
     /// Read the delivery log of a running server
     #[command(subcommand)]
     Logs(logs::LogsCommand),
+    /// Seal the secrets of configs in Redis, and see how they lie there
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
@@ -110,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
+        Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Events(command) => events::run(command, &mut context),
         Command::OpenApi => openapi::run(&mut context),

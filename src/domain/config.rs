@@ -15,6 +15,7 @@ use super::ids::{ConfigId, OrganisationId};
 use super::rate_limit::RateLimit;
 use super::retry_on::RetryOn;
 use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
+use super::sealing::SEALED_PREFIX;
 use super::signature::{Secret, SigningKey};
 
 mod disabled;
@@ -334,6 +335,11 @@ impl CustomHeaders {
             }
             if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) || value.trim() != value {
                 return invalid("expected a value of visible ASCII without spaces around it");
+            }
+            if value.starts_with(SEALED_PREFIX) {
+                return invalid(
+                    "expected a value that does not begin with 'sealed:1:', which marks sealed values",
+                );
             }
             if !seen.insert(lower) {
                 return invalid("the same header is given twice");

@@ -20,6 +20,7 @@ pub mod owned_config;
 pub mod rate_limit;
 pub mod retry_on;
 pub mod retry_policy;
+pub mod sealing;
 pub mod shares;
 pub mod signature;
 pub mod snapshot;

@@ -5,6 +5,8 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use super::sealing::SEALED_PREFIX;
+
 /// A config's secret as it stands in the header's computation: all of its UTF-8 bytes, a `whsec_` prefix
 /// included, without any decoding. Never empty, never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,11 +31,12 @@ pub const SECRET_MAX_BYTES: usize = 256;
 // === impl Secret ===
 
 impl Secret {
-    /// `None` when the text is empty, longer than 256 bytes or holds control characters.
+    /// `None` when the text is empty, longer than 256 bytes, holds control characters or looks like a sealed value.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let fits = (1..=SECRET_MAX_BYTES).contains(&text.len());
-        (fits && !text.chars().any(char::is_control)).then(|| Self(text.to_owned()))
+        let plain = !text.starts_with(SEALED_PREFIX) && !text.chars().any(char::is_control);
+        (fits && plain).then(|| Self(text.to_owned()))
     }
 
     /// `whsec_` and 32 random bytes in hex.

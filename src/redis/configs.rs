@@ -12,9 +12,11 @@ use super::directory::Directory;
 use super::follower;
 use super::health::Ask;
 use super::scripts;
+use super::stored_config;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, Disabled, DisabledReason, StoredConfig};
 use crate::domain::ids::{ConfigId, ConfigSequence, OrganisationId, StreamId};
+use crate::domain::sealing::Keyring;
 
 /// Entries that `changes` keeps; a replica that was away for more reads everything again.
 pub const CHANGES_MAX: u64 = 10_000;
@@ -174,16 +176,21 @@ async fn read_organisation(
         })
         .await?;
     }
-    Ok(Stored::new(organisation, raw, sequence.unwrap_or_else(|| "0".into())))
+    Ok(Stored::new(redis.keyring(), organisation, raw, sequence.unwrap_or_else(|| "0".into())))
 }
 
 impl Stored {
     /// Keeps what parses, lives and is the organisation's.
-    fn new(organisation: &OrganisationId, raw: HashMap<String, Vec<u8>>, sequence: String) -> Self {
+    fn new(
+        keyring: &Keyring,
+        organisation: &OrganisationId,
+        raw: HashMap<String, Vec<u8>>,
+        sequence: String,
+    ) -> Self {
         let mut configs = Vec::new();
         let mut kept = HashMap::new();
         for value in raw.into_values() {
-            if let Ok(StoredConfig::Config(config)) = serde_json::from_slice(&value)
+            if let Some(StoredConfig::Config(config)) = stored_config::decode(keyring, &value)
                 && config.organisation == *organisation
             {
                 kept.insert(config.id, value);
@@ -212,7 +219,7 @@ async fn put(
     for write in writes {
         more.push(write.id().to_string().into_bytes());
         more.push(stored.raw.get(&write.id()).cloned().unwrap_or_default());
-        more.push(to_json(operation, write)?);
+        more.push(stored_config::encode(operation, redis.keyring(), write)?);
     }
     let command = put_command(redis.keys(), [stored.sequence.as_str(), &sequence.to_string()], audit, &more);
     let mut connection = redis.pooled(operation).await?;
@@ -240,10 +247,6 @@ fn put_command(
         ],
         more,
     )
-}
-
-fn to_json(operation: &'static str, config: &StoredConfig) -> Result<Vec<u8>> {
-    serde_json::to_vec(config).map_err(|error| RedisError::answer(operation, error.to_string()))
 }
 
 fn parse_put(operation: &'static str, answer: Vec<String>) -> Result<Put> {
@@ -307,7 +310,7 @@ async fn disable(
         let raw = Option::<Vec<u8>>::from_redis_value(redis.ask(operation, &read).await?)
             .map_err(|error| RedisError::answer(operation, error.to_string()))?;
         let Some(raw) = raw else { return Ok(Disabling::VersionChanged) };
-        let Ok(StoredConfig::Config(mut config)) = serde_json::from_slice(&raw) else {
+        let Some(StoredConfig::Config(mut config)) = stored_config::decode(redis.seals(), &raw) else {
             return Ok(Disabling::VersionChanged);
         };
         if config.disabled.is_some() {
@@ -321,7 +324,7 @@ async fn disable(
         config.updated_at = disabled.at;
         config.disabled = Some(disabled.clone());
         let organisation = config.organisation.clone();
-        let json = to_json(operation, &StoredConfig::Config(config))?;
+        let json = stored_config::encode(operation, redis.seals(), &StoredConfig::Config(config))?;
         let what = format!("config {id}: disabled, {why}");
         let audit = Audit { who: "postrider", organisation: &organisation, what: &what };
         let more = [field.clone().into_bytes(), raw, json];

@@ -12,6 +12,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Value
 
 use super::keys::Keys;
 use super::scripts;
+use crate::domain::sealing::Keyring;
 use crate::settings::redis::RedisSettings;
 
 /// Connections of the pool that the admin API, the CLI and the samplers share.
@@ -57,6 +58,7 @@ pub struct Redis {
     client: Client,
     pool: Pool,
     keys: Arc<Keys>,
+    keyring: Arc<Keyring>,
     response_timeout: Duration,
 }
 
@@ -176,7 +178,19 @@ impl Redis {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| setting(error.to_string()))?;
-        Ok(Self { client, pool, keys: Arc::new(keys), response_timeout: settings.response_timeout })
+        let (keyring, response_timeout) = (settings.keyring(), settings.response_timeout);
+        Ok(Self { client, pool, keys: Arc::new(keys), keyring, response_timeout })
+    }
+
+    /// What seals and opens stored secrets.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Whether secrets are sealed before they are stored.
+    #[must_use]
+    pub fn seals_secrets(&self) -> bool {
+        !self.keyring.is_empty()
     }
 
     /// The key names.
@@ -246,6 +260,11 @@ impl Link {
     #[must_use]
     pub fn keys(&self) -> &Keys {
         self.redis.keys()
+    }
+
+    /// What seals and opens stored secrets.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        self.redis.keyring()
     }
 
     /// Whether the next use goes out on a connection that is already there.

@@ -15,6 +15,7 @@ use crate::domain::breaker::Health;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, OrganisationId, StreamId};
 use crate::domain::token::{Token, TokenHash};
+use crate::metrics;
 
 /// How old Redis's last answer may be before the directory no longer counts as fresh: five blocking reads.
 const FRESH: Duration = Duration::from_secs(5);
@@ -297,6 +298,7 @@ impl Directory {
             }
             Err(error) => {
                 if unreadable.insert(field.to_owned()) {
+                    metrics::stored_unreadable(noun);
                     let (kind, column) = (error.classify(), error.column());
                     tracing::error!(
                         noun,

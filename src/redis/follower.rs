@@ -18,6 +18,7 @@ use super::connection::{During, Redis, RedisError, Result};
 use super::directory::{Directory, HealthSet};
 use super::health;
 use super::keys::Keys;
+use super::stored_config;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, StreamId};
 use crate::domain::token::{Token, TokenHash};
@@ -107,15 +108,15 @@ impl Directory {
     /// When Redis fails.
     pub async fn read_once(&self, redis: &Redis) -> Result<()> {
         let mut connection = redis.connect(Some(redis.response_timeout())).await?;
-        self.read_all(&mut connection, redis.keys()).await.map(drop)
+        self.read_all(&mut connection, redis).await.map(drop)
     }
 
     async fn follow_connection(&self, pace: Pace, redis: &Redis) -> Result<std::convert::Infallible> {
         let mut connection = redis.connect(Some(pace.block + redis.response_timeout())).await?;
-        let mut position = self.read_all(&mut connection, redis.keys()).await?;
+        let mut position = self.read_all(&mut connection, redis).await?;
         let (mut read_at, mut position_at) = (Instant::now(), Instant::now());
         loop {
-            let mut look = self.look(pace, &mut connection, redis.keys(), &mut position).await?;
+            let mut look = self.look(pace, &mut connection, redis, &mut position).await?;
             self.saw_redis();
             // Silence is also what a stream gives that was deleted and begun again at lower ids.
             if matches!(look, Look::Silence) && position_at.elapsed() >= pace.position_check {
@@ -125,7 +126,7 @@ impl Directory {
                 }
             }
             if matches!(look, Look::Gap) || read_at.elapsed() >= pace.full_check {
-                position = self.read_all(&mut connection, redis.keys()).await?;
+                position = self.read_all(&mut connection, redis).await?;
                 (read_at, position_at) = (Instant::now(), Instant::now());
             }
         }
@@ -133,12 +134,14 @@ impl Directory {
 
     /// Reads both hashes whole. The stream's last id is read first: a change that comes during the read is
     /// then read twice rather than never.
-    async fn read_all(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<StreamId> {
+    async fn read_all(&self, connection: &mut MultiplexedConnection, redis: &Redis) -> Result<StreamId> {
+        let keys = redis.keys();
         let position = last_change(connection, keys).await?;
         let mut met = BTreeSet::new();
         let mut configs = HashMap::new();
         scan(connection, "reading configs", &keys.configs(), |field, raw| {
-            let stored = self.parse::<StoredConfig>("configs", field, raw);
+            let raw = stored_config::open(redis.keyring(), raw);
+            let stored = self.parse::<StoredConfig>("configs", field, &raw);
             match stored.filter(|stored| stored.id().to_string() == field) {
                 Some(stored) => drop(configs.insert(stored.id(), Arc::new(stored))),
                 None => drop(met.insert(field.to_owned())),
@@ -172,9 +175,10 @@ impl Directory {
         &self,
         pace: Pace,
         connection: &mut MultiplexedConnection,
-        keys: &Keys,
+        redis: &Redis,
         position: &mut StreamId,
     ) -> Result<Look> {
+        let keys = redis.keys();
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(CHANGES_COUNT).arg("BLOCK").arg(pace.block.as_millis() as u64);
         read.arg("STREAMS").arg(keys.changes()).arg(position.to_string());
@@ -197,7 +201,7 @@ impl Directory {
                 _ => {}
             }
         }
-        let look = self.apply(connection, keys, *position, last, news).await?;
+        let look = self.apply(connection, redis, *position, last, news).await?;
         *position = last;
         Ok(look)
     }
@@ -207,12 +211,13 @@ impl Directory {
     async fn apply(
         &self,
         connection: &mut MultiplexedConnection,
-        keys: &Keys,
+        redis: &Redis,
         from: StreamId,
         last: StreamId,
         news: News,
     ) -> Result<Look> {
         let operation = "reading what changed";
+        let keys = redis.keys();
         let News { configs, mut health, tokens } = news;
         // A config that is written is healthy anew.
         health.extend(&configs);
@@ -235,8 +240,8 @@ impl Directory {
         if first.is_none_or(|first| first > from) {
             return Ok(Look::Gap);
         }
-        let configs = self.changed(configs, &mut answers, "configs", ConfigId::to_string)?;
-        let tokens = self.changed(tokens, &mut answers, "tokens", |hash| hash.as_str().to_owned())?;
+        let configs = self.changed(redis, configs, &mut answers, "configs", ConfigId::to_string)?;
+        let tokens = self.changed(redis, tokens, &mut answers, "tokens", |hash| hash.as_str().to_owned())?;
         let health = health
             .into_iter()
             .map(|id| {
@@ -254,6 +259,7 @@ impl Directory {
 
     fn changed<K: Hash + Eq, T: serde::de::DeserializeOwned>(
         &self,
+        redis: &Redis,
         ids: HashSet<K>,
         answers: &mut impl Iterator<Item = Value>,
         noun: &'static str,
@@ -263,7 +269,9 @@ impl Directory {
             .map(|id| {
                 let raw = Option::<Vec<u8>>::from_redis_value(answers.next().unwrap_or(Value::Nil))
                     .map_err(|error| RedisError::answer("reading a changed value", error.to_string()))?;
-                let parsed = raw.and_then(|raw| self.parse(noun, &field(&id), &raw));
+                let parsed = raw.and_then(|raw| {
+                    self.parse(noun, &field(&id), &stored_config::open(redis.keyring(), &raw))
+                });
                 Ok((id, parsed))
             })
             .collect()

@@ -11,6 +11,7 @@ use super::scripts;
 use crate::domain::breaker::Health;
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::ConfigId;
+use crate::domain::sealing::Keyring;
 use crate::metrics;
 
 /// How often a change that lost against another is tried again.
@@ -33,6 +34,8 @@ pub(crate) trait Ask {
     async fn ask(&self, operation: &'static str, command: &Cmd) -> Result<Value>;
     /// The key names.
     fn names(&self) -> &Keys;
+    /// What seals and opens stored secrets.
+    fn seals(&self) -> &Keyring;
 }
 
 /// What the script says.
@@ -50,6 +53,10 @@ impl Ask for Link {
     fn names(&self) -> &Keys {
         self.keys()
     }
+
+    fn seals(&self) -> &Keyring {
+        self.keyring()
+    }
 }
 
 impl Ask for Redis {
@@ -60,6 +67,10 @@ impl Ask for Redis {
 
     fn names(&self) -> &Keys {
         self.keys()
+    }
+
+    fn seals(&self) -> &Keyring {
+        self.keyring()
     }
 }
 

@@ -7,6 +7,7 @@ use redis::{Value, cmd};
 use super::answer::{fields_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
+use super::stored_config;
 use crate::domain::config::StoredConfig;
 use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId};
@@ -66,7 +67,7 @@ async fn prove_owner(link: &Link, organisation: &OrganisationId, config: ConfigI
     let mut command = cmd("HGET");
     command.arg(link.keys().configs()).arg(config.to_string());
     let stored: Option<Vec<u8>> = link.query("reading a config", &command).await?;
-    let stored: Option<StoredConfig> = stored.and_then(|json| serde_json::from_slice(&json).ok());
+    let stored: Option<StoredConfig> = stored.and_then(|json| stored_config::decode(link.keyring(), &json));
     match stored {
         Some(stored) if stored.organisation() == organisation => Ok(()),
         _ => Err(RedisError::answer(OPERATION, "the organisation has no such config")),

@@ -30,5 +30,6 @@ pub mod publish;
 pub mod scripts;
 pub mod seen;
 pub mod shard_state;
+pub mod stored_config;
 pub mod tokens;
 mod unusable;

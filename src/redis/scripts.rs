@@ -95,6 +95,8 @@ scripts! {
     HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
     PUT_TOKEN = "put_token" <3, 7>;
+    /// Seals one stored config again.
+    RESEAL = "reseal" <1, 3>;
     /// Appends events, each nonce once.
     PUBLISH = "publish" <1, 1>;
 }

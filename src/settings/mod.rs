@@ -6,6 +6,7 @@
 
 pub mod delivery;
 pub mod health;
+pub mod keys;
 pub mod limits;
 pub mod load;
 pub mod process;

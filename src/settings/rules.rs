@@ -43,6 +43,8 @@ pub fn check(settings: &Settings) -> Vec<Broken> {
 fn redis(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
     let redis = &settings.redis;
     rule((1..=SHARDS_MAX).contains(&redis.shards), &["shards"], format!("1 to {SHARDS_MAX}"));
+    let one = redis.secret_key.is_empty() || redis.secret_key_file.is_none();
+    rule(one, &["secret-key-file", "secret-key"], "only one of secret-key and secret-key-file".into());
     rule(redis.lease >= Duration::from_secs(1), &["lease"], "at least 1s".into());
     let answer = redis.response_timeout;
     rule(answer >= Duration::from_millis(10), &["redis-response-timeout"], "at least 10ms".into());

@@ -7,7 +7,7 @@ use super::limits::LimitSettings;
 use super::process::ProcessSettings;
 use super::redis::RedisSettings;
 use super::retention::RetentionSettings;
-use super::{Settings, text, words};
+use super::{Settings, keys, text, words};
 
 /// One setting: its names, its text form, and why it exists.
 pub struct Setting {
@@ -116,6 +116,10 @@ table! {
             "Longest wait for an answer to a command that does not block; past it the connection is given up.";
         lease "lease" text::duration Value Serve:
             "How long a worker is taken for alive without a sign; its entries are taken over after two of these at most.";
+        secret_key "secret-key" keys::list List Redis:
+            "Seals secrets and custom header values in Redis: the first key seals, all open. Give it in the environment; a flag shows in process lists. Without one they lie in plain text.";
+        secret_key_file "secret-key-file" keys::file Value Redis:
+            "The same from a file, a key a line, so that no environment holds it. Read at the start.";
     }
     process: ProcessSettings {
         listen "listen" words::address Value Serve:

@@ -42,6 +42,7 @@ mod scripts_invariants;
 mod scripts_log;
 mod scripts_queue;
 mod scripts_settle;
+mod secrets;
 mod serving;
 mod stage;
 #[allow(dead_code)]

@@ -97,6 +97,20 @@ impl Serve {
         status.expect("an exit status")
     }
 
+    /// SIGTERM, waits for its own end, and gives what it wrote to its log.
+    pub(crate) fn terminate_and_read(mut self) -> (String, ExitStatus) {
+        let kept = std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a directory"));
+        let status = self.terminate();
+        (std::fs::read_to_string(kept.path().join("log")).expect("a log"), status)
+    }
+
+    /// What `/metrics` answers.
+    pub(crate) fn metrics_text(&self) -> String {
+        let (status, text) = call(self.ops_port, Method::GET, "/metrics", None, None).expect("/metrics");
+        assert_eq!(status, 200);
+        text
+    }
+
     /// The sum of all samples whose metric's name contains `word`.
     pub(crate) fn metric(&self, word: &str) -> f64 {
         self.sample(word, "")
@@ -104,8 +118,7 @@ impl Serve {
 
     /// The sum of all samples whose metric's name contains `word` and whose labels contain `label`.
     pub(crate) fn sample(&self, word: &str, label: &str) -> f64 {
-        let (status, text) = call(self.ops_port, Method::GET, "/metrics", None, None).expect("/metrics");
-        assert_eq!(status, 200);
+        let text = self.metrics_text();
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let name = line.split(['{', ' ']).next()?;
             let value = line.rsplit(' ').next()?.parse::<f64>().ok()?;
