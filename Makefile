@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # Everything is fetched once; afterwards the network is not touched.
 OFFLINE = $(shell scripts/offline.sh)
-SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh scripts/api-check.sh .ci/run
+SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh scripts/api-check.sh scripts/deploy-check.sh scripts/dist.sh scripts/image.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi openapi-released api-check lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi openapi-released api-check deploy-check dist image lint fmt fmt-check clippy doc deny shellcheck bench clean ci
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,17 @@ openapi-released: openapi ## At a release: later changes of the API must not bre
 api-check: ## Lint docs/openapi.json, and run schemathesis against a live server (installs both under target/)
 	@scripts/bootstrap.sh api
 	scripts/api-check.sh
+
+deploy-check: ## Check the Dockerfile, the compose file and the Kubernetes base, and run the compose file's services
+	@scripts/bootstrap.sh deploy
+	scripts/deploy-check.sh
+
+dist: ## Make the static program, its manual, completions and unit as a tarball with a checksum (takes minutes)
+	@scripts/bootstrap.sh dist
+	scripts/dist.sh
+
+image: dist ## Build the image from it, and check that it runs read-only as nobody
+	scripts/image.sh
 
 lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 

@@ -5,7 +5,9 @@
 #   scripts/bootstrap.sh test     that and redis-server 7 (also: demo)
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
 #   scripts/bootstrap.sh api      what `make api-check` needs: that of test, Python with venv, Node.js with npm
-#   scripts/bootstrap.sh all      all of it
+#   scripts/bootstrap.sh all      all of the above
+#   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
+#   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
 set -euo pipefail
@@ -108,16 +110,36 @@ need_lints() {
 }
 
 need_api() {
-    if ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
-        install_package "Python with venv, in which make api-check runs schemathesis against the admin API" \
-            "python3 python3-venv" python3 python3
-        python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || fail "Python was installed but has no venv module"
-    fi
-    if ! have node || ! have npm; then
-        install_package "Node.js with npm, with which make api-check lints docs/openapi.json" \
-            "nodejs npm" "nodejs npm" node
-        { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
-    fi
+    need_python
+    have node && have npm && return
+    install_package "Node.js with npm, with which make api-check lints docs/openapi.json" "nodejs npm" "nodejs npm" node
+    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+}
+
+need_python() {
+    have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null && return
+    install_package "Python 3 with venv, which runs make api-check and the checks that are written in it" python3-venv python3 python3
+    python3 -c 'import ensurepip, venv' || fail "Python was installed but has no venv"
+}
+
+need_go() {
+    have go && return
+    install_package "Go, which builds the checker of the compose file and of the Kubernetes base" golang golang go
+    have go || fail "Go was installed but is still not on PATH"
+}
+
+need_prometheus() {
+    have prometheus && have promtool && return
+    install_package "Prometheus and promtool, which evaluate the rules and the dashboards' queries" \
+        prometheus golang-github-prometheus prometheus
+    have promtool || fail "Prometheus was installed but promtool is still not on PATH"
+}
+
+need_dist() {
+    have musl-gcc || install_package "musl-gcc, which links the static program" musl-tools musl-gcc -
+    have buildah || install_package "buildah, which builds the image" buildah buildah -
+    have podman || install_package "podman, which runs the image" podman podman -
+    have runc || install_package "runc, with which podman runs the image" runc runc -
 }
 
 case ${1:-all} in
@@ -148,7 +170,22 @@ all)
     need_lints
     need_api
     ;;
+deploy)
+    need_rust
+    need_cc
+    need_redis
+    need_python
+    need_go
+    need_prometheus
+    ;;
+dist)
+    need_rust
+    need_cc
+    need_redis
+    need_python
+    need_dist
+    ;;
 *)
-    fail "unknown: $1; expected build, test, lint, demo, api or all"
+    fail "unknown: $1; expected build, test, lint, api, demo, all, deploy or dist"
     ;;
 esac

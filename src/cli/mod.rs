@@ -6,6 +6,7 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
+mod completions;
 mod configs;
 mod connect;
 mod demo;
@@ -21,6 +22,7 @@ mod openapi;
 pub mod output;
 mod publish;
 mod publish_file;
+mod ready;
 mod receive;
 mod secrets;
 mod serve;
@@ -71,6 +73,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Run a receiver that verifies signatures and dedupes by nonce
     Receive(receive::ReceiveArgs),
+    /// Ask a replica on this machine whether it can work (for health checks)
+    Ready(ready::ReadyArgs),
     /// Create, list and revoke API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -97,6 +101,10 @@ enum Command {
     /// Show every setting: default, value, source, unit, reason
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
+    /// Print the completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    Manual(completions::ManualArgs),
 }
 
 /// Runs the command line of this process.
@@ -111,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &mut context),
         Command::Publish(args) => publish::run(args, &mut context),
         Command::Receive(args) => receive::run(args, &mut context),
+        Command::Ready(args) => ready::run(args, &mut context),
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
@@ -120,6 +129,8 @@ pub fn main() -> ExitCode {
         Command::OpenApi => openapi::run(&mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
+        Command::Completions(args) => completions::completions(args, &mut context),
+        Command::Manual(args) => completions::manual(args, &mut context),
     };
     match result.and_then(|()| Ok(context.output.flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

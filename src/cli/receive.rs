@@ -8,7 +8,7 @@ use clap::Args;
 use super::error::CliError;
 use super::{Context, block_on, logging};
 use crate::domain::signature::Secret;
-use crate::receiver::{self, ReceiverOptions};
+use crate::receiver::{self, Counts, ReceiverOptions};
 use crate::settings::text::duration;
 use crate::settings::words::{namespace, redis_url};
 
@@ -84,15 +84,13 @@ pub(super) fn run(args: ReceiveArgs, context: &mut Context) -> Result<(), CliErr
         Ok(stats)
     })?;
     if let Some(stats) = stats {
+        let Counts {
+            received, accepted, duplicates, failed, gone, refused, bad_signatures, delay_ms, ..
+        } = stats.counts();
         context.output.line(format_args!(
-            "received {}, processed {}, duplicates {}, failed {}, gone {}, bad signatures {}, refused {}",
-            stats.received(),
-            stats.accepted(),
-            stats.duplicates(),
-            stats.failed(),
-            stats.gone(),
-            stats.bad_signature(),
-            stats.refused()
+            "received {received}, processed {accepted}, duplicates {duplicates}, failed {failed}, gone {gone}, \
+             bad signatures {bad_signatures}, refused {refused}; on their way p50 {} ms, p99 {} ms",
+            delay_ms.p50, delay_ms.p99
         ))?;
     }
     Ok(())

@@ -63,6 +63,9 @@ impl Exchange {
         &self,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        if request.method() == Method::GET && request.uri().path() == "/stats" {
+            return Ok(self.show());
+        }
         self.stats.count_received();
         let answer = match self.receive(request).await {
             Ok(answer) | Err(answer) => answer,
@@ -72,6 +75,15 @@ impl Exchange {
         *response.status_mut() = answer.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         Ok(response)
+    }
+
+    /// `GET /stats`: for people and load tests; not counted itself.
+    fn show(&self) -> Response<Full<Bytes>> {
+        // Numbers alone: writing them as JSON cannot fail.
+        let json = serde_json::to_vec(&self.stats.counts()).unwrap_or_default();
+        let mut response = Response::new(Full::new(Bytes::from(json)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
     }
 
     async fn receive(&self, request: Request<Incoming>) -> Result<Answer, Answer> {

@@ -1,11 +1,12 @@
 //! The receiver that tests, the demo and load tests use: what an integrator would write, by the book
 //! (docs/WIRE.md section 10). It verifies `X-Nudj-Signature` over the raw body before anything else, then
 //! looks the nonce up, processes, and only then records it; what it has seen it answers with 200 and does not
-//! process again. On request it is slow, fails a share, hangs, or is gone.
+//! process again. On request it is slow, fails a share, hangs, or is gone. `GET /stats` answers what it counted.
 //!
 //! Owns: its listener and connections. May use: `domain`, and `redis` for the nonces that it has seen.
 
 mod dedupe;
+mod delay;
 mod exchange;
 mod stats;
 
@@ -20,12 +21,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::dedupe::Dedupe;
+pub use self::delay::DelaySummary;
 use self::exchange::Exchange;
-pub use self::stats::{Arrival, ReceiverStats};
+pub use self::stats::{Arrival, Counts, ReceiverStats};
 use crate::domain::signature::Secret;
 use crate::redis::connection::Redis;
 use crate::redis::seen::SeenNonces;
@@ -190,20 +193,24 @@ impl Drop for Receiver {
     }
 }
 
-/// Runs a receiver until Ctrl-C. `started` is given the receiver's address and counters once it listens, to
+/// Runs a receiver until Ctrl-C or SIGTERM. `started` is given the receiver's address and counters once it listens, to
 /// show them.
 ///
 /// # Errors
-/// Those of [`Receiver::start`], or when Ctrl-C cannot be waited for.
+/// Those of [`Receiver::start`], or when signals cannot be waited for.
 pub async fn run(
     options: ReceiverOptions,
     started: impl FnOnce(SocketAddr, Arc<ReceiverStats>),
 ) -> io::Result<()> {
     let receiver = Receiver::start(options).await?;
     started(receiver.addr(), receiver.stats());
-    let interrupted = tokio::signal::ctrl_c().await;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let asked = tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminated.recv() => Ok(()),
+    };
     receiver.stop().await;
-    interrupted
+    asked
 }
 
 async fn accept(listener: TcpListener, exchange: Arc<Exchange>, mut stopped: watch::Receiver<bool>) {

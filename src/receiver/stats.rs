@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+
+use super::delay::{DelaySummary, Delays};
 use crate::domain::clock::UnixMillis;
 
 /// Counters since the start. Each request counts once under `received` and once under what became of it, when it is
@@ -17,6 +20,7 @@ pub struct ReceiverStats {
     failed: AtomicU64,
     gone: AtomicU64,
     refused: AtomicU64,
+    delays: Delays,
     arrivals: Mutex<Vec<Arrival>>,
     arrivals_max: usize,
 }
@@ -32,6 +36,30 @@ pub struct Arrival {
     pub timestamp: Option<UnixMillis>,
     /// When the request was complete, by this machine's clock.
     pub at: UnixMillis,
+}
+
+/// What `GET /stats` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Requests whose head arrived; `GET /stats` is not counted.
+    pub received: u64,
+    /// Requests whose signature is right.
+    pub verified: u64,
+    /// Events that were processed, each once.
+    pub accepted: u64,
+    /// Requests whose nonce had been processed.
+    pub duplicates: u64,
+    /// Events whose processing failed.
+    pub failed: u64,
+    /// Requests that were answered 410.
+    pub gone: u64,
+    /// Requests that are no webhook.
+    pub refused: u64,
+    /// Requests whose signature is missing or wrong.
+    pub bad_signatures: u64,
+    /// From the body's `timestamp` to the arrival, by this machine's clock, over verified requests.
+    pub delay_ms: DelaySummary,
 }
 
 /// What became of a request.
@@ -106,6 +134,22 @@ impl ReceiverStats {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// All counters.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            received: self.received(),
+            verified: self.verified(),
+            accepted: self.accepted(),
+            duplicates: self.duplicates(),
+            failed: self.failed(),
+            gone: self.gone(),
+            refused: self.refused(),
+            bad_signatures: self.bad_signature(),
+            delay_ms: self.delays.summary(),
+        }
+    }
+
     /// The first verified requests, up to the receiver's `arrivals_max`, in the order of their arrival.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
@@ -134,6 +178,9 @@ impl ReceiverStats {
     }
 
     pub(super) fn keep(&self, arrival: &Arrival) {
+        if let Some(published) = arrival.timestamp {
+            self.delays.add(arrival.at.0.saturating_sub(published.0));
+        }
         if self.arrivals_max == 0 {
             return;
         }
