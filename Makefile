@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # Everything is fetched once; afterwards the network is not touched.
 OFFLINE = $(shell scripts/offline.sh)
-SCRIPTS = scripts/bootstrap.sh scripts/offline.sh scripts/smoke.sh scripts/chaos-judge.sh scripts/api-check.sh scripts/deploy-check.sh scripts/dist.sh scripts/image.sh .ci/run
+SCRIPTS = $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-all chaos chaos-short chaos-judge smoke events openapi openapi-released api-check deploy-check dist image lint fmt fmt-check clippy doc deny shellcheck bench clean ci
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ dist: ## Make the static program, its manual, completions and unit as a tarball 
 
 image: dist ## Build the image from it, and check that it runs read-only as nobody
 	scripts/image.sh
+
+verifiers: ## Have the published Standard Webhooks verifiers (Node, Python, Go) check real deliveries
+	@scripts/bootstrap.sh test
+	scripts/verifiers.sh
 
 lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 

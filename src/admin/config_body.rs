@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::body::{Ignored, Mistakes, whole_number};
+use super::config_choices::{parse_active, parse_body_format, parse_flag, parse_http_method};
+use super::config_events::{parse_entity_filters, parse_events};
 use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
-use crate::domain::config::{CustomHeaders, EVENTS_MAX, EndpointUrl, EventType, check_max_retries};
+use crate::domain::config::{
+    BodyFormat, CustomHeaders, EndpointUrl, EntityFilters, HttpMethod, Subscription, check_max_retries,
+};
 use crate::domain::ids::ConfigId;
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry_on::RetryOn;
@@ -52,8 +56,8 @@ pub struct ConfigInput {
     pub id: Option<ConfigId>,
     /// `url`
     pub url: EndpointUrl,
-    /// `events`, without repetitions
-    pub events: Vec<EventType>,
+    /// `events`, without repetitions, as they were written
+    pub events: Vec<Subscription>,
     /// `secret`
     pub secret: SecretInput,
     /// `active`, or its other name `isEnabled`
@@ -69,6 +73,16 @@ pub struct ConfigInput {
     pub rate_limit: Option<Option<RateLimit>>,
     /// `headers`; values that are [`HEADER_MASK`] stand for the stored ones
     pub headers: Option<BTreeMap<String, String>>,
+    /// `httpMethod`
+    pub http_method: Option<HttpMethod>,
+    /// `bodyFormat`
+    pub body_format: Option<BodyFormat>,
+    /// `entityFilters`
+    pub entity_filters: Option<EntityFilters>,
+    /// `standardWebhooks`
+    pub standard_webhooks: Option<bool>,
+    /// `logPayloads`
+    pub log_payloads: Option<bool>,
 }
 
 /// A config's `secret` as sent.
@@ -146,6 +160,8 @@ fn parse_item(
     let id = take("id").map(|value| parse_id(&path, &value, mistakes));
     let url = parse_url(&path, take("url"), allow_http, mistakes);
     let events = parse_events(&path, take("events"), mistakes);
+    let filters =
+        take("entityFilters").map(|value| parse_entity_filters(&path, value, events.as_deref(), mistakes));
     let secret = take("secret").map(|value| parse_secret(&path, &value, mistakes));
     let active = parse_active(&path, take("active"), take("isEnabled"), mistakes);
     let retries = take("maxRetries").map(|value| {
@@ -158,7 +174,10 @@ fn parse_item(
     let policy = take("retryPolicy").map(|value| parse_retry_policy(&path, value, mistakes));
     let retry_on = take("retryOn").map(|value| parse_retry_on(&path, &value, mistakes));
     let headers = take("headers").map(|value| parse_headers(&path, value, mistakes));
-    refuse_unbuilt(&path, &mut fields, mistakes);
+    let method = take("httpMethod").map(|value| parse_http_method(&path, &value, mistakes));
+    let format = take("bodyFormat").map(|value| parse_body_format(&path, &value, mistakes));
+    let standard = parse_flag(&path, "standardWebhooks", take("standardWebhooks"), mistakes);
+    let payloads = parse_flag(&path, "logPayloads", take("logPayloads"), mistakes);
     let unknown = fields.keys().filter(|name| !READ_ONLY.contains(&name.as_str()));
     unknown.for_each(|name| ignored.add(name));
     Some(ConfigInput {
@@ -172,6 +191,11 @@ fn parse_item(
         retry_on: flatten(retry_on)?,
         rate_limit: flatten(rate_limit)?,
         headers: flatten(headers)?,
+        http_method: flatten(method)?,
+        body_format: flatten(format)?,
+        entity_filters: flatten(filters)?,
+        standard_webhooks: standard?,
+        log_payloads: payloads?,
         path,
     })
 }
@@ -183,22 +207,6 @@ fn flatten<T>(field: Option<Option<T>>) -> Option<Option<T>> {
         Some(None) => None,
         Some(value) => Some(value),
     }
-}
-
-/// Fields of the contract that are not built yet: anything but the harmless default is refused, for a field
-/// that is accepted and not obeyed is worse than none.
-fn refuse_unbuilt(path: &str, fields: &mut Map<String, Value>, mistakes: &mut Mistakes) {
-    let mut refuse = |name: &str, harmless: Option<Value>, problem: &str| {
-        if let Some(value) = fields.remove(name)
-            && !value.is_null()
-            && Some(&value) != harmless.as_ref()
-        {
-            mistakes.add(format_args!("{path}.{name}"), problem);
-        }
-    };
-    refuse("httpMethod", Some("POST".into()), "expected 'POST'; other methods are not supported");
-    refuse("entityFilters", Some(Value::Object(Map::new())), "expected {}; filters are not supported yet");
-    refuse("bodyFormat", None, "not supported yet; leave it out");
 }
 
 fn parse_id(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<ConfigId> {
@@ -221,36 +229,6 @@ fn parse_url(
     mistakes.keep(format_args!("{path}.url"), parsed)
 }
 
-fn parse_events(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> Option<Vec<EventType>> {
-    let place = format!("{path}.events");
-    let values = match value {
-        Some(Value::Array(values)) if (1..=EVENTS_MAX).contains(&values.len()) => values,
-        None => {
-            mistakes.add(place, "missing; expected an array of event types");
-            return None;
-        }
-        Some(_) => {
-            mistakes.add(place, format!("expected an array of 1 to {EVENTS_MAX} event types"));
-            return None;
-        }
-    };
-    let count = values.len();
-    let mut events: Vec<EventType> = Vec::with_capacity(count);
-    let mut wrong = false;
-    for (index, value) in values.iter().enumerate() {
-        let parsed = match value.as_str() {
-            Some(text) => EventType::new(text).map_err(|error| error.0),
-            None => Err("expected a string".to_owned()),
-        };
-        match mistakes.keep(format_args!("{place}[{index}]"), parsed) {
-            Some(event) if events.contains(&event) => {}
-            Some(event) => events.push(event),
-            None => wrong = true,
-        }
-    }
-    (!wrong).then_some(events)
-}
-
 fn parse_secret(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<SecretInput> {
     let parsed = match value.as_str() {
         Some(text) if text.starts_with(SECRET_MASK) => Ok(SecretInput::Masked),
@@ -259,29 +237,6 @@ fn parse_secret(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<Se
     };
     let wrong = "expected 1 to 256 bytes without control characters";
     mistakes.keep(format_args!("{path}.secret"), parsed.map_err(|()| wrong))
-}
-
-/// Outside: one of them was wrong. Inside: both were left out.
-#[allow(clippy::option_option)]
-fn parse_active(
-    path: &str,
-    active: Option<Value>,
-    enabled: Option<Value>,
-    mistakes: &mut Mistakes,
-) -> Option<Option<bool>> {
-    let mut parse = |name: &str, value: Option<Value>| {
-        let parsed = value.map(|value| value.as_bool().ok_or("expected true or false"));
-        flatten(parsed.map(|parsed| mistakes.keep(format_args!("{path}.{name}"), parsed)))
-    };
-    match (parse("active", active), parse("isEnabled", enabled)) {
-        (Some(Some(a)), Some(Some(b))) if a != b => {
-            let problem = "differs from isEnabled, which is its other name; send one, or both equal";
-            mistakes.add(format_args!("{path}.active"), problem);
-            None
-        }
-        (Some(a), Some(b)) => Some(a.or(b)),
-        _ => None,
-    }
 }
 
 fn parse_headers(path: &str, value: Value, mistakes: &mut Mistakes) -> Option<BTreeMap<String, String>> {
@@ -330,7 +285,7 @@ mod tests {
         let error = parse(
             r#"[{"url":"http://a","events":[]},7,{"url":"https://a","events":["A",1],"active":true,"isEnabled":false,
                 "maxRetries":11,"headers":{"Host":"x","N":1},"id":"x","secret":"","httpMethod":"GET",
-                "entityFilters":{"a":[]},"rateLimit":1}]"#,
+                "entityFilters":{"a":[1]},"bodyFormat":"xml","standardWebhooks":1,"logPayloads":"no","rateLimit":1}]"#,
         )
         .unwrap_err();
         for wanted in [
@@ -346,7 +301,10 @@ mod tests {
             "body[2].id: ",
             "body[2].secret: ",
             "body[2].httpMethod: ",
-            "body[2].entityFilters: ",
+            "body[2].entityFilters.a[0]: ",
+            "body[2].bodyFormat: ",
+            "body[2].standardWebhooks: ",
+            "body[2].logPayloads: ",
             "body[2].rateLimit: ",
         ] {
             assert!(error.contains(wanted), "{wanted} in {error}");

@@ -9,6 +9,7 @@ use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, CustomHeaders, MAX_RETRIES_DEFAULT, StoredConfig, Tombstone};
 use crate::domain::ids::{ConfigId, OrganisationId};
 use crate::domain::signature::Secret;
+use crate::domain::standard_signature::STANDARD_HEADERS;
 use crate::redis::configs::{Edit, NewIds};
 
 /// One config of the answer, in the body's order.
@@ -78,6 +79,7 @@ pub fn apply(
                 id: config.id,
                 organisation: config.organisation.clone(),
                 deleted_at: now,
+                log_payloads: config.log_payloads,
             }));
         }
     }
@@ -152,7 +154,7 @@ fn create(
         }
     };
     let headers = headers(input, &CustomHeaders::default(), mistakes);
-    Some(Config {
+    let config = Config {
         id,
         organisation: organisation.clone(),
         version: 1,
@@ -164,11 +166,18 @@ fn create(
         retry_policy: input.retry_policy.unwrap_or_default(),
         retry_on: input.retry_on.unwrap_or_default(),
         rate_limit: input.rate_limit.unwrap_or_default(),
+        http_method: input.http_method.unwrap_or_default(),
+        body_format: input.body_format.unwrap_or_default(),
+        entity_filters: input.entity_filters.clone().unwrap_or_default(),
+        standard_webhooks: input.standard_webhooks.unwrap_or(false),
+        log_payloads: input.log_payloads.unwrap_or(true),
         headers: headers?,
         created_at: now,
         updated_at: now,
         disabled: None,
-    })
+    };
+    check_standard_headers(input, &config, mistakes)?;
+    Some(config)
 }
 
 /// The config after the change; exactly as before, version included, where nothing changes.
@@ -184,7 +193,20 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
     after.retry_policy = input.retry_policy.unwrap_or(before.retry_policy);
     after.retry_on = input.retry_on.unwrap_or(before.retry_on);
     after.rate_limit = input.rate_limit.unwrap_or(before.rate_limit);
-    after.headers = headers(input, &before.headers, mistakes)?;
+    after.http_method = input.http_method.unwrap_or(before.http_method);
+    after.body_format = input.body_format.unwrap_or(before.body_format);
+    if let Some(filters) = &input.entity_filters {
+        after.entity_filters.clone_from(filters);
+    }
+    after.standard_webhooks = input.standard_webhooks.unwrap_or(before.standard_webhooks);
+    after.log_payloads = input.log_payloads.unwrap_or(before.log_payloads);
+    let is_moved = after.url.parsed().origin() != before.url.parsed().origin();
+    after.headers = if is_moved {
+        moved_headers(input, &before.headers, mistakes)
+    } else {
+        headers(input, &before.headers, mistakes)
+    }?;
+    check_standard_headers(input, &after, mistakes)?;
     if after.active {
         after.disabled = None;
     }
@@ -199,13 +221,15 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
 fn headers(input: &ConfigInput, stored: &CustomHeaders, mistakes: &mut Mistakes) -> Option<CustomHeaders> {
     let Some(given) = &input.headers else { return Some(stored.clone()) };
     let mut resolved = BTreeMap::new();
+    let mut wrong = false;
     for (name, value) in given {
         let value = if value == HEADER_MASK {
             let kept = stored.as_map().iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
             let Some((_, kept)) = kept else {
                 let problem = "a masked value, and none stored to keep; send it whole or leave it out";
                 mistakes.add(format_args!("{}.headers.{name}", input.path), problem);
-                return None;
+                wrong = true;
+                continue;
             };
             kept
         } else {
@@ -213,5 +237,41 @@ fn headers(input: &ConfigInput, stored: &CustomHeaders, mistakes: &mut Mistakes)
         };
         resolved.insert(name.clone(), value.clone());
     }
-    mistakes.keep(format_args!("{}.headers", input.path), CustomHeaders::new(resolved))
+    let checked = mistakes.keep(format_args!("{}.headers", input.path), CustomHeaders::new(resolved));
+    checked.filter(|_| !wrong)
+}
+
+/// The headers of a config whose URL moves to another origin (scheme, host, port). Stored values are credentials
+/// that no answer shows: kept, they would go to whomever the new URL names. So each must be sent again.
+fn moved_headers(
+    input: &ConfigInput,
+    stored: &CustomHeaders,
+    mistakes: &mut Mistakes,
+) -> Option<CustomHeaders> {
+    let kept: Vec<&String> = match &input.headers {
+        Some(given) => {
+            given.iter().filter(|(_, value)| *value == HEADER_MASK).map(|(name, _)| name).collect()
+        }
+        None => stored.as_map().keys().collect(),
+    };
+    for name in &kept {
+        let problem = "the url moves to another origin, and a stored value is not sent there; \
+                       send the value whole, or send headers without it";
+        mistakes.add(format_args!("{}.headers.{name}", input.path), problem);
+    }
+    if kept.is_empty() { headers(input, stored, mistakes) } else { None }
+}
+
+/// A custom header may not stand where a header of Standard Webhooks is sent.
+fn check_standard_headers(input: &ConfigInput, config: &Config, mistakes: &mut Mistakes) -> Option<()> {
+    if !config.standard_webhooks {
+        return Some(());
+    }
+    let is_taken = |name: &&String| STANDARD_HEADERS.iter().any(|taken| taken.eq_ignore_ascii_case(name));
+    let taken: Vec<&String> = config.headers.as_map().keys().filter(is_taken).collect();
+    for name in &taken {
+        let problem = "Postrider sets this header itself where standardWebhooks is true";
+        mistakes.add(format_args!("{}.headers.{name}", input.path), problem);
+    }
+    taken.is_empty().then_some(())
 }

@@ -16,12 +16,14 @@ use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
 use super::config_edit::{Refusal, Resulting, apply};
-use super::described::{ConfigIdText, ConfigsBody, EventTypeText, MaskedHeaders, RetryStatus, Time, UrlText};
+use super::described::{
+    ConfigIdText, ConfigsBody, EntityFiltersMap, MaskedHeaders, RetryStatus, SubscriptionText, Time, UrlText,
+};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::{Config, DisabledReason, StoredConfig};
+use crate::domain::config::{BodyFormat, Config, DisabledReason, EntityFilters, HttpMethod, StoredConfig};
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry_on::RetryOn;
 use crate::domain::retry_policy::RetryPolicy;
@@ -44,7 +46,7 @@ pub(super) struct ShownConfig {
     #[schema(value_type = UrlText)]
     url: String,
     /// The event types that it wants.
-    #[schema(value_type = Vec<EventTypeText>, min_items = 1, max_items = 256)]
+    #[schema(value_type = Vec<SubscriptionText>, min_items = 1, max_items = 256)]
     events: Vec<String>,
     /// Whole in the answer that made it, masked ever after.
     #[schema(min_length = 1, max_length = 256, examples("whsec_****9f3a"))]
@@ -64,6 +66,16 @@ pub(super) struct ShownConfig {
     rate_limit: Option<RateLimit>,
     #[schema(value_type = MaskedHeaders)]
     headers: BTreeMap<String, &'static str>,
+    /// The method of its deliveries.
+    http_method: HttpMethod,
+    /// The format of their bodies.
+    body_format: BodyFormat,
+    #[schema(value_type = EntityFiltersMap)]
+    entity_filters: EntityFilters,
+    /// Whether deliveries also carry the headers of Standard Webhooks.
+    standard_webhooks: bool,
+    /// Whether the log keeps payloads.
+    log_payloads: bool,
     #[schema(value_type = Time)]
     created_at: String,
     #[schema(value_type = Time)]
@@ -257,6 +269,11 @@ impl ShownConfig {
             retry_on: config.retry_on,
             rate_limit: config.rate_limit,
             headers: config.headers.as_map().keys().map(|name| (name.clone(), HEADER_MASK)).collect(),
+            http_method: config.http_method,
+            body_format: config.body_format,
+            entity_filters: config.entity_filters.clone(),
+            standard_webhooks: config.standard_webhooks,
+            log_payloads: config.log_payloads,
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
             disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),

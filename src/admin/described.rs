@@ -15,6 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::config_body::{CONFIGS_MAX, HEADER_MASK};
 use super::publish_body::ITEMS_MAX;
 use crate::domain::catalogue::{Category, Standing};
+use crate::domain::config::{BodyFormat, EntityFilters, HttpMethod};
 use crate::domain::delivery::FailReason;
 use crate::domain::log::Status;
 
@@ -56,6 +57,31 @@ named_schemas! {
             .min_length(Some(1))
             .max_length(Some(128))
             .examples([json!("reward.earned")])
+    };
+    /// What a config subscribes to: an event type, all types that begin with one (`reward.*`), or all (`*`).
+    SubscriptionText as "Subscription" = |text| {
+        text.pattern(Some("^(\\*|[a-z0-9]+([._-][a-z0-9]+)*(\\.\\*)?)$"))
+            .min_length(Some(1))
+            .max_length(Some(128))
+            .examples([json!("reward.earned"), json!("reward.*")])
+    };
+    /// Event types and the ids of entities that each lets through; a type that is not here is not filtered.
+    EntityFiltersMap as "EntityFilters" = |object| {
+        let name = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[a-z0-9]+([._-][a-z0-9]+)*$"))
+            .max_length(Some(128));
+        let id = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(256))
+            .pattern(Some("^[^\\u0000-\\u001f\\u007f-\\u009f]+$"));
+        let ids = ArrayBuilder::new().items(id).min_items(Some(1)).max_items(Some(5_000)).build();
+        object
+            .schema_type(Type::Object)
+            .property_names(Some(Schema::Object(name.build())))
+            .additional_properties(Some(AdditionalProperties::RefOr(RefOr::T(Schema::Array(ids)))))
+            .examples([json!({"reward.earned": ["6650aa17bd00000000000001"]})])
     };
     /// A time: ISO-8601 in UTC with milliseconds in answers, with any zone in requests; not before 1970.
     Time as "Time" = |text| {
@@ -126,7 +152,7 @@ pub(super) struct ConfigInputBody {
     #[schema(value_type = UrlText)]
     url: String,
     /// The event types that it wants.
-    #[schema(value_type = Vec<EventTypeText>, min_items = 1, max_items = 256)]
+    #[schema(value_type = Vec<SubscriptionText>, min_items = 1, max_items = 256)]
     events: Vec<String>,
     /// What signs its deliveries; made by Postrider when left out. A masked one keeps the stored one.
     #[schema(
@@ -151,6 +177,15 @@ pub(super) struct ConfigInputBody {
     rate_limit: Option<RateLimitInput>,
     #[schema(value_type = Option<HeadersInput>)]
     headers: Option<BTreeMap<String, String>>,
+    http_method: Option<HttpMethod>,
+    body_format: Option<BodyFormat>,
+    /// Each event type must be among those that `events` covers.
+    #[schema(value_type = Option<EntityFiltersMap>)]
+    entity_filters: Option<EntityFilters>,
+    /// Whether deliveries also carry the headers of Standard Webhooks.
+    standard_webhooks: Option<bool>,
+    /// Whether the log keeps payloads.
+    log_payloads: Option<bool>,
 }
 
 /// When deliveries are tried again.

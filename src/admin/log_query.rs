@@ -3,6 +3,7 @@
 
 use url::form_urlencoded;
 
+use super::log_aliases::{ALIASES, Aliases};
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::EventType;
 use crate::domain::ids::ConfigId;
@@ -40,20 +41,29 @@ impl LogParameters {
             config: None,
             query: LogQuery { filter: LogFilter::default(), skip: 0, limit: LIMIT_DEFAULT },
         };
+        let mut aliases = Aliases::default();
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let Some(known) = NAMES.into_iter().find(|known| *known == name) else {
+            let Some(known) = NAMES.into_iter().chain(ALIASES).find(|known| *known == name) else {
                 let shown: String = name.chars().take(64).collect();
-                return Err(format!("query.{shown}: not supported; known are {}", NAMES.join(", ")));
+                return Err(format!(
+                    "query.{shown}: not supported; known are {}, {}",
+                    NAMES.join(", "),
+                    ALIASES.join(", ")
+                ));
             };
             if seen.contains(&known) {
                 return Err(format!("query.{known}: given more than once"));
             }
             seen.push(known);
-            parameters
-                .set(known, &value)
-                .map_err(|expected| format!("query.{known}: expected {expected}"))?;
+            let taken = if ALIASES.contains(&known) {
+                aliases.set(known, &value)
+            } else {
+                parameters.set(known, &value)
+            };
+            taken.map_err(|expected| format!("query.{known}: expected {expected}"))?;
         }
+        aliases.apply(&mut parameters.query.filter)?;
         let filter = &parameters.query.filter;
         match (filter.since, filter.until) {
             (Some(since), Some(until)) if since > until => {
@@ -89,7 +99,7 @@ impl LogParameters {
     }
 }
 
-fn time(value: &str) -> Result<UnixMillis, String> {
+pub(super) fn time(value: &str) -> Result<UnixMillis, String> {
     UnixMillis::parse_iso8601(value).ok_or_else(|| {
         "an ISO-8601 time with its zone, as in 2026-05-01T09:00:00.000Z ('+' is written %2B in a URL)"
             .to_owned()
@@ -127,6 +137,7 @@ mod tests {
             status: Some(Status::Retrying),
             since: Some(UnixMillis(1_777_626_000_000)),
             until: Some(UnixMillis(1_777_629_600_000)),
+            ..LogFilter::default()
         };
         assert_eq!(parameters.query.filter, wanted);
     }

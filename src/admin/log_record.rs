@@ -10,6 +10,7 @@ use super::described::{
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
 use crate::domain::log_view::{AttemptLine, DeliveryView};
+use crate::domain::vocabulary::hyphenated;
 use crate::redis::log_search::{DeliveryDetail, LogAnswer};
 
 /// The answer of `GET /webhooks/logs`.
@@ -43,6 +44,9 @@ pub struct LogRecord {
     webhook_config_id: String,
     #[schema(value_type = EventTypeText)]
     event: String,
+    /// The hyphenated name of `event` where there is one, else the same.
+    #[schema(value_type = EventTypeText)]
+    event_sub_category: String,
     /// The URL of the last attempt; the config's present one while there was none, null when that is deleted.
     #[schema(value_type = Option<UrlText>, required)]
     url: Option<String>,
@@ -101,6 +105,12 @@ pub struct AttemptRecord {
     created_at: UnixMillis,
     /// How long it took, in milliseconds.
     duration_ms: u32,
+    /// The URL that was used, where it is known.
+    #[schema(value_type = Option<UrlText>, required)]
+    url: Option<String>,
+    /// First 1 KiB of the answer's body, where it is known.
+    #[schema(required)]
+    response_body: Option<String>,
 }
 
 /// The answer of `GET /webhooks/logs/{deliveryId}`.
@@ -135,18 +145,18 @@ impl From<LogAnswer> for LogsAnswer {
 
 impl From<DeliveryView> for LogRecord {
     fn from(view: DeliveryView) -> Self {
-        let body = Some(view.excerpt).filter(|excerpt| !excerpt.is_empty());
         Self {
             delivery_id: view.delivery.to_string(),
             webhook_config_id: view.config.to_string(),
             event: view.event_type.as_ref().to_owned(),
+            event_sub_category: hyphenated(&view.event_type).unwrap_or(&view.event_type).to_owned(),
             url: view.url.map(|url| url.as_ref().to_owned()),
             status: view.status.as_str(),
             attempts: view.attempts,
             last_attempt_at: view.last_attempt_at,
             next_attempt_at: view.next_attempt_at,
             response_status: view.response_status,
-            response_body: body.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            response_body: excerpt_text(&view.excerpt),
             error: view.error,
             fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
@@ -164,6 +174,8 @@ impl From<AttemptLine> for AttemptRecord {
             error_message: line.error_message,
             created_at: line.at,
             duration_ms: line.took_ms,
+            url: line.url.map(|url| url.as_ref().to_owned()),
+            response_body: excerpt_text(&line.excerpt),
         }
     }
 }
@@ -178,6 +190,11 @@ impl From<DeliveryDetail> for LogDetail {
             payload_raw: raw,
         }
     }
+}
+
+/// The first bytes of an answer as text; `None` where there were none.
+fn excerpt_text(excerpt: &[u8]) -> Option<String> {
+    (!excerpt.is_empty()).then(|| String::from_utf8_lossy(excerpt).into_owned())
 }
 
 /// The payload as a part of the answer, byte for byte, so that 30-digit integers stay as they were sent; `None`

@@ -15,12 +15,15 @@
 pub mod auth;
 pub mod body;
 pub mod config_body;
+mod config_choices;
 pub mod config_edit;
+mod config_events;
 mod config_pace;
 pub mod configs;
 mod described;
 pub mod error;
 mod event_types;
+mod log_aliases;
 pub mod log_query;
 pub mod log_record;
 pub mod logs;

@@ -4,20 +4,24 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use http::Request;
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use http::{Method, Request};
 use http_body_util::Full;
 
+use crate::domain::clock::UnixMillis;
 use crate::domain::config::Endpoint;
 use crate::domain::ids::DeliveryId;
+use crate::domain::standard_signature::{STANDARD_HEADERS, StandardKey, signatures, timestamp};
 
 /// What is sent, apart from where to.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     /// The delivery: `X-Nudj-Delivery-Id`.
     pub delivery: DeliveryId,
-    /// The event's type: `X-Nudj-Event`.
+    /// The event's type as the body has it: `X-Nudj-Event`.
     pub event_type: Arc<str>,
+    /// When the attempt began, by Redis's clock: `webhook-timestamp`.
+    pub at: UnixMillis,
     /// W3C `traceparent`, sent along as it came.
     pub traceparent: Option<Arc<str>>,
     /// The bytes that are signed and sent.
@@ -30,10 +34,13 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-nudj-signature");
 const EVENT: HeaderName = HeaderName::from_static("x-nudj-event");
 const DELIVERY_ID: HeaderName = HeaderName::from_static("x-nudj-delivery-id");
+const STANDARD_ID: HeaderName = HeaderName::from_static(STANDARD_HEADERS[0]);
+const STANDARD_TIMESTAMP: HeaderName = HeaderName::from_static(STANDARD_HEADERS[1]);
+const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static(STANDARD_HEADERS[2]);
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that Postrider sets itself; `Content-Length` is added by the connection.
-const OWN_HEADERS: usize = 8;
+const OWN_HEADERS: usize = 11;
 
 /// Length of a delivery id's text.
 const DELIVERY_ID_LEN: usize = 30;
@@ -66,11 +73,27 @@ pub(super) fn build(
     for (name, value) in &endpoint.headers {
         headers.insert(name.clone(), value.clone());
     }
+    // Last, so that no custom header of these names stands beside a signature of ours.
+    if let Some(key) = &endpoint.standard_key {
+        put_standard(&[key], outgoing, &mut headers);
+    }
     let mut request = Request::new(Full::new(outgoing.body.clone()));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = endpoint.method.clone();
     *request.uri_mut() = endpoint.path_and_query.clone();
     *request.headers_mut() = headers;
     request
+}
+
+/// The three headers of Standard Webhooks, with a signature by each key. The delivery is what that standard calls a message: its id is the same
+/// at every attempt, and the time is the attempt's.
+fn put_standard(keys: &[&StandardKey], outgoing: &Outgoing, headers: &mut HeaderMap) {
+    let (id, seconds) = (outgoing.delivery.to_string(), timestamp(outgoing.at));
+    let signature = signatures(keys.iter().copied(), &id, &seconds, &outgoing.body);
+    for (name, value) in [(STANDARD_ID, id), (STANDARD_TIMESTAMP, seconds), (STANDARD_SIGNATURE, signature)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn delivery_id(id: DeliveryId) -> Option<HeaderValue> {

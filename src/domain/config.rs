@@ -1,11 +1,10 @@
 //! A webhook config: where an organisation wants which events (docs/WIRE.md section 6), its stored form in
 //! `configs`, and the endpoint prepared from it for sending.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::uri::Authority;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -15,13 +14,21 @@ use super::ids::{ConfigId, OrganisationId};
 use super::rate_limit::RateLimit;
 use super::retry_on::RetryOn;
 use super::retry_policy::{MAX_RETRIES_LIMIT, RetryPolicy};
-use super::sealing::SEALED_PREFIX;
 use super::signature::{Secret, SigningKey};
+use super::standard_signature::StandardKey;
 
+mod choices;
 mod disabled;
+mod entity_filters;
+mod headers;
 mod stored;
+mod subscription;
 
+pub use choices::{BodyFormat, HttpMethod};
 pub use disabled::{Disabled, DisabledReason};
+pub use entity_filters::{ENTITY_ID_MAX_BYTES, ENTITY_IDS_MAX, EntityFilters};
+pub use headers::{CustomHeaders, HEADER_VALUE_MAX_BYTES, HEADERS_MAX};
+pub use subscription::Subscription;
 
 /// Longest URL, in bytes.
 pub const URL_MAX_BYTES: usize = 2048;
@@ -29,10 +36,6 @@ pub const URL_MAX_BYTES: usize = 2048;
 pub const EVENTS_MAX: usize = 256;
 /// Longest event type, in bytes.
 pub const EVENT_TYPE_MAX_BYTES: usize = 128;
-/// Most custom headers of one config.
-pub const HEADERS_MAX: usize = 32;
-/// Longest value of a custom header, in bytes.
-pub const HEADER_VALUE_MAX_BYTES: usize = 4096;
 /// `maxRetries` where a config gives none.
 pub const MAX_RETRIES_DEFAULT: u32 = 3;
 
@@ -48,8 +51,8 @@ pub struct Config {
     pub version: u64,
     /// Where deliveries go.
     pub url: EndpointUrl,
-    /// Event types that it wants, exactly and case-sensitively; never empty.
-    pub events: Vec<EventType>,
+    /// What it subscribes to; never empty.
+    pub events: Vec<Subscription>,
     /// What signs its deliveries.
     pub secret: Secret,
     /// False pauses without deleting.
@@ -65,6 +68,21 @@ pub struct Config {
     /// Requests a second over all replicas; unlimited unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// The method of its requests.
+    #[serde(default, skip_serializing_if = "HttpMethod::is_default")]
+    pub http_method: HttpMethod,
+    /// The format of its bodies; what is queued already keeps the bytes that it has.
+    #[serde(default, skip_serializing_if = "BodyFormat::is_default")]
+    pub body_format: BodyFormat,
+    /// Of some event types, only the events about certain entities; decides when an event is routed.
+    #[serde(default, skip_serializing_if = "EntityFilters::is_empty")]
+    pub entity_filters: EntityFilters,
+    /// Whether the Standard Webhooks headers go along.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub standard_webhooks: bool,
+    /// Whether the bodies of finished deliveries are kept with the log.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub log_payloads: bool,
     /// Custom headers, sent verbatim.
     pub headers: CustomHeaders,
     /// When it was made.
@@ -86,6 +104,9 @@ pub struct Tombstone {
     pub organisation: OrganisationId,
     /// When it was deleted.
     pub deleted_at: UnixMillis,
+    /// Whether the bodies of its deliveries may be kept and shown.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub log_payloads: bool,
 }
 
 /// A value of the `configs` hash.
@@ -109,10 +130,6 @@ pub struct EndpointUrl {
     text: Arc<str>,
     parsed: Url,
 }
-
-/// Custom headers, checked: no name that Postrider sets itself, no value that HTTP forbids.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct CustomHeaders(BTreeMap<String, String>);
 
 /// Why a part of a config is not acceptable; the caller knows the field's path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,8 +157,12 @@ pub struct Endpoint {
     pub path_and_query: http::Uri,
     /// Custom headers.
     pub headers: HeaderMap,
+    /// The request's method.
+    pub method: http::Method,
     /// The prepared signing key.
     pub signing_key: SigningKey,
+    /// The key of the Standard Webhooks headers; none where the config does not send them.
+    pub standard_key: Option<StandardKey>,
 }
 
 // === impl Config ===
@@ -175,7 +196,9 @@ impl Config {
             authority: HeaderValue::from_str(&authority).map_err(|_| invalid("url host"))?,
             path_and_query: path.parse().map_err(|_| invalid("url path"))?,
             headers: self.headers.to_header_map()?,
+            method: self.http_method.to_http(),
             signing_key: self.secret.signing_key(),
+            standard_key: self.standard_webhooks.then(|| StandardKey::of(&self.secret)),
         })
     }
 }
@@ -291,87 +314,19 @@ impl fmt::Debug for EndpointUrl {
     }
 }
 
-// === impl CustomHeaders ===
-
-/// Names that Postrider or HTTP itself sets, besides everything that begins with `x-nudj-`.
-const RESERVED_HEADERS: [&str; 14] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "traceparent",
-    "transfer-encoding",
-    "upgrade",
-    "proxy-authorization",
-];
-
-impl CustomHeaders {
-    /// Checks names and values.
-    ///
-    /// # Errors
-    /// Names the header that cannot be sent, and why.
-    pub fn new(headers: BTreeMap<String, String>) -> Result<Self, InvalidConfig> {
-        if headers.len() > HEADERS_MAX {
-            return Err(InvalidConfig(format!("expected at most {HEADERS_MAX} headers")));
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for (name, value) in &headers {
-            let lower = name.to_ascii_lowercase();
-            let invalid = |what: &str| Err(InvalidConfig(format!("'{name}': {what}")));
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                return invalid("expected a header name (RFC 9110 section 5.1)");
-            }
-            if RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("x-nudj-") {
-                return invalid("this header is set by Postrider and may not be overridden");
-            }
-            if value.len() > HEADER_VALUE_MAX_BYTES {
-                return invalid("expected a value of at most 4096 bytes");
-            }
-            if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) || value.trim() != value {
-                return invalid("expected a value of visible ASCII without spaces around it");
-            }
-            if value.starts_with(SEALED_PREFIX) {
-                return invalid(
-                    "expected a value that does not begin with 'sealed:1:', which marks sealed values",
-                );
-            }
-            if !seen.insert(lower) {
-                return invalid("the same header is given twice");
-            }
-        }
-        Ok(Self(headers))
-    }
-
-    /// Names and values, as given.
-    #[must_use]
-    pub const fn as_map(&self) -> &BTreeMap<String, String> {
-        &self.0
-    }
-
-    fn to_header_map(&self) -> Result<HeaderMap, InvalidConfig> {
-        let mut map = HeaderMap::with_capacity(self.0.len());
-        for (name, value) in &self.0 {
-            let invalid = || InvalidConfig(format!("header '{name}' cannot be sent over HTTP"));
-            let header_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
-            let mut header_value = HeaderValue::from_str(value).map_err(|_| invalid())?;
-            header_value.set_sensitive(true);
-            map.insert(header_name, header_value);
-        }
-        Ok(map)
-    }
+/// `logPayloads` where a config says nothing.
+const fn yes() -> bool {
+    true
 }
 
-/// Names only: values are credentials as often as not.
-impl fmt::Debug for CustomHeaders {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature.
+const fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature.
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Checks `maxRetries`.
@@ -395,13 +350,18 @@ mod tests {
             organisation: OrganisationId::new("org_1").unwrap(),
             version: 1,
             url: EndpointUrl::new(url, true).unwrap(),
-            events: vec![EventType::new("reward.earned").unwrap()],
+            events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::new("whsec_x").unwrap(),
             active: true,
             max_retries: 3,
             retry_policy: RetryPolicy::default(),
             retry_on: RetryOn::NONE,
             rate_limit: None,
+            http_method: HttpMethod::default(),
+            body_format: BodyFormat::default(),
+            entity_filters: EntityFilters::default(),
+            standard_webhooks: false,
+            log_payloads: true,
             headers: CustomHeaders::new([("X-Key".to_owned(), "v".to_owned())].into()).unwrap(),
             created_at: UnixMillis(1),
             updated_at: UnixMillis(2),
@@ -420,13 +380,29 @@ mod tests {
     #[test]
     fn a_config_that_was_stored_before_a_field_existed_has_its_default() {
         let plain = serde_json::to_value(StoredConfig::Config(config("https://a.example/"))).unwrap();
-        for name in ["retryPolicy", "retryOn", "rateLimit"] {
+        for name in [
+            "retryPolicy",
+            "retryOn",
+            "rateLimit",
+            "httpMethod",
+            "bodyFormat",
+            "entityFilters",
+            "standardWebhooks",
+            "logPayloads",
+        ] {
             assert_eq!(plain.get(name), None, "{name}: nothing is written for a default");
         }
         let mut chosen = config("https://a.example/");
         chosen.retry_policy = RetryPolicy::Fixed { delay_seconds: 9 };
         chosen.retry_on = RetryOn::new([429]).unwrap();
         chosen.rate_limit = RateLimit::new(5, Some(2));
+        chosen.events = ["*", "reward.*", "post-like"].map(|text| Subscription::new(text).unwrap()).into();
+        chosen.http_method = HttpMethod::Put;
+        chosen.body_format = BodyFormat::Developer;
+        let filter = (EventType::new("post-like").unwrap(), vec!["p1".to_owned()]);
+        chosen.entity_filters = EntityFilters::new([filter].into()).unwrap();
+        chosen.standard_webhooks = true;
+        chosen.log_payloads = false;
         let chosen = StoredConfig::Config(chosen);
         let json = serde_json::to_string(&chosen).unwrap();
         assert_eq!(serde_json::from_str::<StoredConfig>(&json).unwrap(), chosen, "{json}");

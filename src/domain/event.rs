@@ -1,4 +1,5 @@
-//! An event as producers `XADD` it (docs/WIRE.md section 2), checked once, and the body built from it.
+//! An event as producers `XADD` it (docs/WIRE.md section 2), checked once. Its bodies are
+//! built in [`super::body`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use super::clock::UnixMillis;
 use super::config::EventType;
 use super::ids::{ConfigId, EventId, OrganisationId};
+use super::subject::{entity_paths, id_in};
 
 /// Largest `data`, in bytes.
 pub const DATA_MAX_BYTES: usize = 256 * 1024;
@@ -37,6 +39,12 @@ pub struct Event {
     pub only_config: Option<ConfigId>,
     /// W3C trace context, sent along.
     pub traceparent: Option<Arc<str>>,
+    /// The community that it happened in, where the producer says so; in bodies of the developer format.
+    pub community_id: Option<Box<str>>,
+    /// The user that it is about, where the producer says so.
+    pub user_id: Option<Box<str>>,
+    /// The entity that it is about, where the producer says so.
+    pub event_source_id: Option<Box<str>>,
 }
 
 /// The fields of a stream entry, still unchecked. A field given twice counts once, the last one.
@@ -165,13 +173,9 @@ impl EventFields {
             .map(|text| text.parse().map_err(|error| reject("configId", error)))
             .transpose()?;
         let traceparent = optional("traceparent", self.traceparent)?.map(check_traceparent).transpose()?;
-        for (name, value) in [
-            ("communityId", self.community_id),
-            ("userId", self.user_id),
-            ("eventSourceId", self.event_source_id),
-        ] {
-            check_opaque(name, optional(name, value)?)?;
-        }
+        let community_id = check_opaque("communityId", self.community_id)?;
+        let user_id = check_opaque("userId", self.user_id)?;
+        let event_source_id = check_opaque("eventSourceId", self.event_source_id)?;
         Ok(Event {
             id,
             organisation,
@@ -181,6 +185,9 @@ impl EventFields {
             timestamp,
             only_config,
             traceparent,
+            community_id,
+            user_id,
+            event_source_id,
         })
     }
 }
@@ -188,26 +195,19 @@ impl EventFields {
 // === impl Event ===
 
 impl Event {
-    /// The bytes that are signed and sent to every config, built once: `event`, `timestamp`, `nonce`, `id`
-    /// (the nonce again) and `data`, whose bytes are copied as they are.
+    /// The entity that filters are about: the one that `data` names where the catalogue says, else the stream
+    /// entry's `eventSourceId`. `data` comes first because that field may name one occurrence (a participation)
+    /// instead of the thing itself (the action).
+    #[must_use]
+    pub fn filtered_entity(&self) -> Option<String> {
+        id_in(&self.data, entity_paths(self.event_type.as_str()))
+            .or_else(|| self.event_source_id.as_deref().map(str::to_owned))
+    }
+
+    /// The body of the standard format.
     #[must_use]
     pub fn body(&self) -> Bytes {
-        let nonce = serde_json::Value::from(self.nonce.as_str()).to_string();
-        let mut body =
-            Vec::with_capacity(96 + self.event_type.as_str().len() + 2 * nonce.len() + self.data.len());
-        body.extend_from_slice(b"{\"event\":\"");
-        // An event type's shape holds nothing that JSON escapes.
-        body.extend_from_slice(self.event_type.as_str().as_bytes());
-        body.extend_from_slice(b"\",\"timestamp\":\"");
-        body.extend_from_slice(self.timestamp.to_string().as_bytes());
-        body.extend_from_slice(b"\",\"nonce\":");
-        body.extend_from_slice(nonce.as_bytes());
-        body.extend_from_slice(b",\"id\":");
-        body.extend_from_slice(nonce.as_bytes());
-        body.extend_from_slice(b",\"data\":");
-        body.extend_from_slice(&self.data);
-        body.push(b'}');
-        Bytes::from(body)
+        super::body::standard(self)
     }
 }
 
@@ -260,14 +260,14 @@ pub fn check_traceparent(value: String) -> Result<Arc<str>, Rejection> {
     }
 }
 
-fn check_opaque(field: &'static str, value: Option<String>) -> Result<(), Rejection> {
-    match value {
+fn check_opaque(field: &'static str, value: Option<Vec<u8>>) -> Result<Option<Box<str>>, Rejection> {
+    match optional(field, value)? {
         Some(text)
             if text.is_empty() || text.len() > OPAQUE_MAX_BYTES || text.chars().any(char::is_control) =>
         {
             Err(reject(field, "expected 1 to 256 bytes without control characters"))
         }
-        _ => Ok(()),
+        text => Ok(text.map(Into::into)),
     }
 }
 

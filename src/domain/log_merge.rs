@@ -13,6 +13,7 @@ use super::clock::UnixMillis;
 use super::delivery::{RecordHead, Standing};
 use super::ids::{DeliveryId, StreamId};
 use super::log::{LogRow, PageKey, Status};
+use super::vocabulary::is_same_event;
 
 /// A place in the log: the page's stream id, then the row in it. Greater is newer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +60,7 @@ pub struct DeliveryState<'a> {
 /// Which deliveries a query wants; `None` wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogFilter {
-    /// The event's type, exactly.
+    /// The event's type, by either of its names.
     pub event: Option<String>,
     /// The status.
     pub status: Option<Status>,
@@ -67,6 +68,8 @@ pub struct LogFilter {
     pub since: Option<UnixMillis>,
     /// Exclusive, on the same.
     pub until: Option<UnixMillis>,
+    /// Only what has failed so far: `retrying` and `failed`.
+    pub unsuccessful: bool,
 }
 
 // === impl Position ===
@@ -123,7 +126,8 @@ impl LogFilter {
     ) -> bool {
         let at = last_attempt_at.unwrap_or(created_at);
         self.status.is_none_or(|wanted| wanted == status)
-            && self.event.as_deref().is_none_or(|wanted| wanted == event_type)
+            && !(self.unsuccessful && matches!(status, Status::Pending | Status::Delivered))
+            && self.event.as_deref().is_none_or(|wanted| is_same_event(wanted, event_type))
             && self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at < until)
     }

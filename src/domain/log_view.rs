@@ -62,6 +62,10 @@ pub struct AttemptLine {
     pub at: UnixMillis,
     /// How long it took, in milliseconds.
     pub took_ms: u32,
+    /// The URL that was used; `None` where its own row is gone.
+    pub url: Option<Arc<str>>,
+    /// First bytes of the answer's body; empty where its own row is gone.
+    pub excerpt: Bytes,
 }
 
 /// The last attempt's answer.
@@ -105,9 +109,12 @@ impl DeliveryView {
         let mut attempt_log = attempt_log(&tried.history, rows);
         if let (Some(line), Some(last)) = (attempt_log.last_mut(), &tried.last)
             && line.at == last.at
-            && last.error.is_some()
         {
-            line.error_message.clone_from(&last.error);
+            if last.error.is_some() {
+                line.error_message.clone_from(&last.error);
+            }
+            line.url.get_or_insert_with(|| Arc::clone(&last.url));
+            line.excerpt.clone_from(&last.excerpt);
         }
         let answer = tried.last.as_ref().map_or_else(LastAnswer::default, |last| LastAnswer {
             url: Some(Arc::clone(&last.url)),
@@ -230,6 +237,8 @@ fn attempt_log(history: &[AttemptSummary], rows: &[&LogRow]) -> Vec<AttemptLine>
                 error_message: error_message(success, summary.status, error),
                 at: summary.at,
                 took_ms: summary.took_ms,
+                url: told.map(|row| Arc::clone(&row.url)),
+                excerpt: told.map(|row| row.excerpt.clone()).unwrap_or_default(),
             },
         );
     }
@@ -242,6 +251,8 @@ fn attempt_log(history: &[AttemptSummary], rows: &[&LogRow]) -> Vec<AttemptLine>
             error_message: error_message(success, row.response_status, row.error.as_deref()),
             at: row.at,
             took_ms: row.took_ms,
+            url: Some(Arc::clone(&row.url)),
+            excerpt: row.excerpt.clone(),
         });
     }
     lines.into_values().collect()

@@ -1,9 +1,11 @@
 //! The words of the design as types: pure values, no I/O, no clock of their own.
 //!
 //! Owns: ids, the event, the webhook config, the delivery and its record, the outcome, the log row and its
-//! page, the signature, the retry policy, the breaker, the catalogue of event types, tokens and roles.
+//! page, the signatures, the retry policy, the breaker, the catalogue of event types and its two vocabularies,
+//! what an event is about and which config wants it, its bodies, tokens and roles.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
+pub mod body;
 pub mod breaker;
 pub mod catalogue;
 pub mod clock;
@@ -12,6 +14,7 @@ pub mod config;
 pub mod delivery;
 pub mod event;
 pub mod ids;
+pub mod interest;
 pub mod log;
 pub mod log_merge;
 pub mod log_view;
@@ -24,4 +27,7 @@ pub mod sealing;
 pub mod shares;
 pub mod signature;
 pub mod snapshot;
+pub mod standard_signature;
+pub mod subject;
 pub mod token;
+pub mod vocabulary;

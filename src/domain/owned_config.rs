@@ -12,6 +12,7 @@ pub struct OwnedConfig {
     organisation: OrganisationId,
     id: ConfigId,
     url: Option<Arc<str>>,
+    logs_payloads: bool,
 }
 
 impl OwnedConfig {
@@ -22,11 +23,11 @@ impl OwnedConfig {
         if stored.organisation() != organisation {
             return None;
         }
-        let url = match stored {
-            StoredConfig::Config(config) => Some(Arc::from(config.url.as_str())),
-            StoredConfig::Tombstone(_) => None,
+        let (url, logs_payloads) = match stored {
+            StoredConfig::Config(config) => (Some(Arc::from(config.url.as_str())), config.log_payloads),
+            StoredConfig::Tombstone(tombstone) => (None, tombstone.log_payloads),
         };
-        Some(Self { organisation: organisation.clone(), id: stored.id(), url })
+        Some(Self { organisation: organisation.clone(), id: stored.id(), url, logs_payloads })
     }
 
     /// The organisation.
@@ -39,6 +40,12 @@ impl OwnedConfig {
     #[must_use]
     pub const fn id(&self) -> ConfigId {
         self.id
+    }
+
+    /// Whether the bodies of its deliveries may be shown.
+    #[must_use]
+    pub const fn logs_payloads(&self) -> bool {
+        self.logs_payloads
     }
 
     /// The config's URL now; `None` when it was deleted.
@@ -61,6 +68,7 @@ mod tests {
             id: ConfigId::from_bytes([7; 12]),
             organisation: mine.clone(),
             deleted_at: UnixMillis(1),
+            log_payloads: true,
         });
         assert_eq!(OwnedConfig::prove(&stored, &other), None);
         let owned = OwnedConfig::prove(&stored, &mine).unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::{Config, DisabledReason, Endpoint, StoredConfig};
 use super::ids::{ConfigId, OrganisationId};
+use super::interest::Interest;
 
 /// A config and the endpoint prepared from it.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Target {
     pub config: Config,
     /// What attempts use.
     pub endpoint: Endpoint,
+    /// Which events it wants.
+    pub interest: Interest,
     /// The stored value that both were made of; the same pointer means nothing changed.
     source: Arc<StoredConfig>,
 }
@@ -27,7 +30,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 enum Known {
     Target(Arc<Target>),
-    Deleted,
+    Deleted { log_payloads: bool },
 }
 
 /// What the snapshot says of a config at the moment of sending.
@@ -53,9 +56,13 @@ impl Snapshot {
     pub fn build<'a>(configs: impl IntoIterator<Item = &'a Arc<StoredConfig>>, previous: &Self) -> Self {
         let mut snapshot = Self::default();
         for stored in configs {
-            let StoredConfig::Config(config) = &**stored else {
-                snapshot.by_id.insert(stored.id(), Known::Deleted);
-                continue;
+            let config = match &**stored {
+                StoredConfig::Config(config) => config,
+                StoredConfig::Tombstone(tombstone) => {
+                    let log_payloads = tombstone.log_payloads;
+                    snapshot.by_id.insert(tombstone.id, Known::Deleted { log_payloads });
+                    continue;
+                }
             };
             let target = match previous.by_id.get(&config.id) {
                 Some(Known::Target(known)) if Arc::ptr_eq(&known.source, stored) => Arc::clone(known),
@@ -86,12 +93,22 @@ impl Snapshot {
         ids
     }
 
+    /// Whether the bodies of this config's deliveries may be kept with the log; not while nothing is known of it.
+    #[must_use]
+    pub fn logs_payloads(&self, config: ConfigId) -> bool {
+        match self.by_id.get(&config) {
+            None => false,
+            Some(Known::Deleted { log_payloads }) => *log_payloads,
+            Some(Known::Target(target)) => target.config.log_payloads,
+        }
+    }
+
     /// What to do with a delivery of `config` now.
     #[must_use]
     pub fn lookup(&self, config: ConfigId) -> Lookup {
         match self.by_id.get(&config) {
             None => Lookup::Unknown,
-            Some(Known::Deleted) => Lookup::Deleted,
+            Some(Known::Deleted { .. }) => Lookup::Deleted,
             Some(Known::Target(target)) if target.config.active => Lookup::Active(Arc::clone(target)),
             Some(Known::Target(target)) => match &target.config.disabled {
                 Some(disabled) if disabled.reason == DisabledReason::Gone => Lookup::Gone,
@@ -108,9 +125,12 @@ impl Target {
     /// deliveries are held rather than failed.
     fn prepare(config: &Config, source: &Arc<StoredConfig>) -> Option<Arc<Self>> {
         match config.endpoint() {
-            Ok(endpoint) => {
-                Some(Arc::new(Self { config: config.clone(), endpoint, source: Arc::clone(source) }))
-            }
+            Ok(endpoint) => Some(Arc::new(Self {
+                config: config.clone(),
+                endpoint,
+                interest: Interest::of(config),
+                source: Arc::clone(source),
+            })),
             Err(error) => {
                 tracing::error!(config = %config.id, %error, "a stored config cannot be sent to; its deliveries wait");
                 None

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::membership::Membership;
 use super::pressure::{MemoryPressure, READ_COUNT};
 use super::turn::{ReadTurn, Turn};
+use crate::domain::body::Bodies;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
 use crate::domain::event::{Event, EventFields, JsonScratch, Rejection};
@@ -314,11 +315,12 @@ impl Intake {
             return;
         }
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
-        let body = event.body();
+        let bodies = Bodies::of(event);
         for target in targets {
             self.credit_available().await;
-            let credit = self.parts.credit.take(body.len());
-            self.parts.lanes.admit(Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit));
+            let delivery = delivery(event, target, &bodies);
+            let credit = self.parts.credit.take(delivery.body.len());
+            self.parts.lanes.admit(Job::of_event(delivery, Rc::clone(&ticket), credit));
         }
     }
 
@@ -339,13 +341,14 @@ impl Intake {
 }
 
 /// The delivery of `event` to `target`.
-pub(super) fn delivery(event: &Event, target: &Target, body: &bytes::Bytes) -> Delivery {
+pub(super) fn delivery(event: &Event, target: &Target, bodies: &Bodies<'_>) -> Delivery {
+    let written = bodies.get(target.config.body_format);
     Delivery {
         id: event.id.delivery(target.config.id.sequence()),
         config: target.config.id,
-        event_type: Arc::clone(event.event_type.shared()),
+        event_type: Arc::clone(&written.event_type),
         traceparent: event.traceparent.clone(),
-        body: body.clone(),
+        body: written.body.clone(),
         created_at: crate::domain::clock::UnixMillis(event.id.stream_id().ms),
         tried: Tried::default(),
     }

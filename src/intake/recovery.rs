@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::reader::{Intake, delivery};
+use crate::domain::body::Bodies;
 use crate::domain::event::{Event, Rejection};
 use crate::domain::ids::EventId;
 use crate::domain::snapshot::Target;
@@ -96,15 +97,16 @@ impl Intake {
         let known = deliveries::have_records(&parts.link, &parts.keys, &ids).await?;
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let Some(ticket) = parts.settler.open(event.id, consumer, count) else { return Ok(()) };
-        let body = event.body();
+        let bodies = Bodies::of(event);
         for ((target, active), known) in wanted.into_iter().zip(known) {
             if known {
                 parts.settler.known(&ticket);
                 continue;
             }
             self.credit_available().await;
-            let credit = parts.credit.take(body.len());
-            let job = Job::of_event(delivery(event, target, &body), Rc::clone(&ticket), credit);
+            let delivery = delivery(event, target, &bodies);
+            let credit = parts.credit.take(delivery.body.len());
+            let job = Job::of_event(delivery, Rc::clone(&ticket), credit);
             if active {
                 parts.lanes.admit(job);
             } else {

@@ -115,13 +115,14 @@ impl Lanes {
             }
         };
         let delivery = &job.delivery;
+        let at = self.parts.clock.now();
         let outgoing = Outgoing {
             delivery: delivery.id,
+            at,
             event_type: Arc::clone(&delivery.event_type),
             traceparent: delivery.traceparent.clone(),
             body: delivery.body.clone(),
         };
-        let at = self.parts.clock.now();
         self.parts.metrics.in_flight.increment(1.0);
         let may_send = || self.is_sending() && job.is_own(self.parts.clock.now());
         let result = self.parts.attempter.attempt_if(&target.endpoint, &outgoing, &may_send).await;

@@ -332,6 +332,7 @@ mod tests {
             id: ConfigId::new([7; 8], ConfigSequence(number)),
             organisation: OrganisationId::new(organisation).unwrap(),
             deleted_at: UnixMillis(at),
+            log_payloads: true,
         })
     }
 

@@ -149,7 +149,11 @@ pub async fn find_delivery(
     let head = record.as_ref().map(DeliveryRecord::head);
     let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect()) else { return Ok(None) };
     let view = DeliveryView::new(config, &state, record.as_ref());
-    let payload = payload_among(&mut connection, source, id, record.as_ref(), &rows).await?;
+    // A config that does not log payloads shows none, also not of what still waits or was logged before.
+    let payload = match config.logs_payloads() {
+        true => payload_among(&mut connection, source, id, record.as_ref(), &rows).await?,
+        false => None,
+    };
     Ok(Some(DeliveryDetail { view, payload }))
 }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::domain::event::Event;
+use crate::domain::interest::Entity;
 use crate::domain::snapshot::{Snapshot, Target};
 
 /// Where an event goes.
@@ -17,15 +18,17 @@ pub struct Routed {
     pub inactive: Vec<Arc<Target>>,
 }
 
-/// Which configs of the event's organisation want it: all that subscribe to its type, or only the one that it
-/// names (whatever its subscriptions: test events and replays).
+/// Which configs of the event's organisation want it: all that subscribe to its type and do not
+/// filter its entity away, or only the one that it names (whatever its subscriptions and filters: test events and
+/// replays).
 #[must_use]
 pub fn route(event: &Event, snapshot: &Snapshot) -> Routed {
     let mut routed = Routed::default();
+    let mut entity = Entity::default();
     for target in snapshot.of(&event.organisation) {
         let wanted = match event.only_config {
             Some(only) => target.config.id == only,
-            None => target.config.events.contains(&event.event_type),
+            None => target.interest.wants(event, &mut entity),
         };
         if wanted {
             let list = if target.config.active { &mut routed.active } else { &mut routed.inactive };

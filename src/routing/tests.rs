@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::route;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{
-    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, EventType, StoredConfig, Tombstone,
+    Config, CustomHeaders, Disabled, DisabledReason, EndpointUrl, EntityFilters, EventType, StoredConfig,
+    Subscription, Tombstone,
 };
 use crate::domain::event::{Event, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, ConfigSequence, EventId, OrganisationId, ShardNumber, StreamId};
@@ -18,13 +19,18 @@ fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Con
         organisation: OrganisationId::new(organisation).unwrap(),
         version: 1,
         url: EndpointUrl::new("https://hooks.example/", false).unwrap(),
-        events: events.iter().map(|event| EventType::new(event).unwrap()).collect(),
+        events: events.iter().map(|event| Subscription::new(event).unwrap()).collect(),
         secret: Secret::new("whsec_x").unwrap(),
         active,
         max_retries: 3,
         retry_policy: crate::domain::retry_policy::RetryPolicy::default(),
         retry_on: crate::domain::retry_on::RetryOn::NONE,
         rate_limit: None,
+        http_method: Default::default(),
+        body_format: Default::default(),
+        entity_filters: Default::default(),
+        standard_webhooks: false,
+        log_payloads: true,
         headers: CustomHeaders::default(),
         created_at: UnixMillis(1),
         updated_at: UnixMillis(1),
@@ -69,6 +75,32 @@ fn an_event_goes_to_the_subscribed_configs_of_its_own_organisation() {
 }
 
 #[test]
+fn wildcards_aliases_and_filters_are_looked_up() {
+    let mut filtered = config(4, "a", &["reward.*"], true);
+    let filter = (EventType::new("reward-claim").unwrap(), vec!["r1".to_owned()]);
+    filtered.entity_filters = EntityFilters::new([filter].into()).unwrap();
+    let configs = [
+        stored(config(1, "a", &["*"], true)),
+        stored(config(2, "a", &["reward.*", "reward.claimed", "*"], true)),
+        stored(config(3, "a", &["reward-claim"], true)),
+        stored(filtered),
+    ];
+    let snapshot = Snapshot::build(&configs, &Snapshot::default());
+    let routed = |event_type: &str, data: &str| {
+        let mut event = event("a", event_type, None);
+        event.data = data.to_owned().into();
+        numbers(&route(&event, &snapshot).active)
+    };
+    for event_type in ["reward.claimed", "reward-claim"] {
+        assert_eq!(routed(event_type, r#"{"reward":{"id":"r1"}}"#), [1, 2, 3, 4], "{event_type}");
+        assert_eq!(routed(event_type, r#"{"rewardId":"r2"}"#), [1, 2, 3], "{event_type}");
+        assert_eq!(routed(event_type, "{}"), [1, 2, 3], "{event_type}");
+    }
+    assert_eq!(routed("reward.earned", "{}"), [1, 2, 4], "a type without a filter is not filtered");
+    assert_eq!(routed("rewards.earned", "{}"), [1, 2]);
+}
+
+#[test]
 fn an_event_for_one_config_reaches_no_other_and_no_other_organisations() {
     let configs =
         [stored(config(1, "a", &["reward.earned"], true)), stored(config(2, "a", &["reward.earned"], true))];
@@ -87,6 +119,7 @@ fn a_lookup_tells_paused_from_gone_deleted_and_unknown() {
         id: ConfigId::new([0; 8], ConfigSequence(3)),
         organisation: OrganisationId::new("a").unwrap(),
         deleted_at: UnixMillis(1),
+        log_payloads: true,
     };
     let configs = [
         stored(config(1, "a", &["reward.earned"], false)),

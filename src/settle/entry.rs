@@ -62,10 +62,11 @@ impl Entry {
         matches!(self.action, Action::Step(Step::HandOff { .. }, _))
     }
 
-    /// Adds the entry's row, with the payload where no record will hold it for long.
-    pub(super) fn put_row(&self, builder: &mut PageBuilder) {
+    /// Adds the entry's row, with the payload where no record will hold it for long and the config logs payloads.
+    pub(super) fn put_row(&self, builder: &mut PageBuilder, logs_payloads: bool) {
         if let Some(row) = &self.row {
-            builder.push(row, self.keeps_payload().then_some(&self.job.delivery.body[..]));
+            let payload = (logs_payloads && self.keeps_payload()).then_some(&self.job.delivery.body[..]);
+            builder.push(row, payload);
         }
     }
 

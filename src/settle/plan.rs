@@ -102,6 +102,10 @@ impl Settler {
         }
     }
 
+    fn logs_payloads(&self, config: ConfigId) -> bool {
+        self.parts.snapshot.load().logs_payloads(config)
+    }
+
     fn plan_plain(
         &self,
         commands: &mut Pipeline,
@@ -110,6 +114,7 @@ impl Settler {
         config: ConfigId,
         entries: Vec<Entry>,
     ) {
+        let logs_payloads = self.logs_payloads(config);
         let mut rest = entries.into_iter().peekable();
         while rest.peek().is_some() {
             let mut builder = PageBuilder::new(PageKey(rand::random()));
@@ -117,7 +122,7 @@ impl Settler {
             while !builder.is_full()
                 && let Some(entry) = rest.next()
             {
-                entry.put_row(&mut builder);
+                entry.put_row(&mut builder, logs_payloads);
                 taken.push(entry);
             }
             let Some(page) = builder.finish() else { continue };
@@ -141,6 +146,7 @@ impl Settler {
         config: ConfigId,
         entries: Vec<Entry>,
     ) {
+        let logs_payloads = self.logs_payloads(config);
         let mut rest = entries.into_iter().peekable();
         while rest.peek().is_some() {
             let mut builder = PageBuilder::new(PageKey(rand::random()));
@@ -152,7 +158,7 @@ impl Settler {
             {
                 // Without one it was decided meanwhile, or belongs to another owner.
                 if let Some(fate) = entry.fate() {
-                    entry.put_row(&mut builder);
+                    entry.put_row(&mut builder, logs_payloads);
                     fates.push(fate);
                     taken.push(entry);
                 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::domain::clock::{Clock, UnixMillis};
 use crate::domain::delivery::{BODY_INLINE_MAX_BYTES, DeliveryRecord, FailReason, Standing, Tried};
 use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
+use crate::domain::snapshot::Snapshot;
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
 use crate::redis::fates::Step;
@@ -46,6 +48,8 @@ pub struct SettlerParts {
     pub due_soon: Arc<[Notify]>,
     /// The settings.
     pub settings: Arc<Settings>,
+    /// The configs of this moment: whether a config's payloads are kept is asked when they are written.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Redis's clock, for rows.
     pub clock: Arc<Clock>,
     /// What is counted.

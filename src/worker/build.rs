@@ -53,6 +53,7 @@ impl Rooms {
             shards: Arc::clone(&shared.shards),
             due_soon: Arc::clone(&shared.due_soon),
             settings: Arc::clone(settings),
+            snapshot: Arc::clone(&shared.snapshot),
             clock: Arc::clone(&shared.clock),
             metrics: shared.metrics.clone(),
         });

@@ -20,9 +20,18 @@ schemathesis.openapi.format("date-time", TIMES.map(lambda at: at.isoformat(times
 
 
 def query_is_good(query):
-    """`since` is not after `until`; a Redis without replicas cannot wait for any."""
-    since, until = query.get("since"), query.get("until")
-    if isinstance(since, str) and isinstance(until, str) and since > until:
+    """Names of one filter agree, `since` is not after `until`, a Redis without replicas cannot wait for any."""
+    bounds = []
+    for names in (["since", "fromDate", "startDate"], ["until", "toDate", "endDate"]):
+        given = {query[name] for name in names if isinstance(query.get(name), str)}
+        if len(given) > 1:
+            return False
+        bounds.append(next(iter(given), None))
+    if None not in bounds and bounds[0] > bounds[1]:
+        return False
+    if len({str(query[name]) for name in ("event", "eventSubCategory") if name in query}) > 1:
+        return False
+    if "success" in query and "status" in query:
         return False
     wait = str(query.get("wait", "0"))
     return not wait.isdigit() or int(wait) == 0 or int(wait) > 16
@@ -41,6 +50,10 @@ def body_is_good(body):
     for config in configs:
         names = [config.get("active"), config.get("isEnabled")]
         if True in names and False in names:
+            return False
+        # Only an event type that is subscribed can be filtered.
+        filters, events = config.get("entityFilters"), config.get("events")
+        if isinstance(filters, dict) and not (isinstance(events, list) and set(filters) <= {*map(str, events)}):
             return False
         headers = config.get("headers")
         values = [config.get("secret"), *(headers.values() if isinstance(headers, dict) else [])]

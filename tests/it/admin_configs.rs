@@ -70,6 +70,7 @@ async fn a_single_object_is_made_changed_and_shown() {
     let other = admin.put(CONFIGS, &body("https://b.example/")).await.ok(200);
     let mut moved = changed.clone();
     moved["url"] = "https://c.example/".into();
+    moved["headers"] = json!({"X-Key": "credential"});
     let moved = admin.put(CONFIGS, &moved).await.ok(200);
     assert_eq!((&moved["id"], &moved["headers"]), (&made["id"], &json!({"X-Key": "****"})));
     let listed = admin.get(CONFIGS).await.ok(200);
@@ -181,7 +182,7 @@ async fn a_refused_body_changes_nothing_and_names_every_mistake() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_named_and_unbuilt_ones_refused() {
+async fn unknown_fields_are_named() {
     let space = TestSpace::new();
     let server = AdminServer::start(&space).await;
     let admin = server.caller("org_1", Role::Admin).await;
@@ -192,10 +193,6 @@ async fn unknown_fields_are_named_and_unbuilt_ones_refused() {
     let answer = admin.put(CONFIGS, &config).await;
     assert_eq!(answer.headers["x-postrider-ignored"], "colour");
     answer.ok(200);
-    config["httpMethod"] = "PUT".into();
-    config["entityFilters"] = json!({"reward-claim": ["1"]});
-    let message = admin.put(CONFIGS, &config).await.refused(400, "BAD_REQUEST", PUT);
-    assert!(message.contains("body.httpMethod") && message.contains("body.entityFilters"), "{message}");
 }
 
 #[tokio::test]

@@ -219,13 +219,18 @@ fn response(reply: Reply) -> Response<Full<Bytes>> {
     response.body(Full::new(body)).expect("a response")
 }
 
+/// Whether it is a [`READY_EVENT`], by either of its names.
+fn is_ready_event(event: &http::HeaderValue) -> bool {
+    event.to_str().is_ok_and(|event| postrider::domain::vocabulary::is_same_event(event, READY_EVENT))
+}
+
 // === impl Book ===
 
 impl Book {
     /// Enters the arrival; gives it back numbered, unless it is a [`READY_EVENT`].
     fn enter(&mut self, mut arrival: Arrival) -> Option<Arrival> {
         self.unverified += usize::from(!arrival.verified);
-        if arrival.headers.get("x-nudj-event").is_some_and(|event| event == READY_EVENT) {
+        if arrival.headers.get("x-nudj-event").is_some_and(is_ready_event) {
             self.ready.insert(arrival.path);
             return None;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use postrider::attempt::{Attempter, Egress, Outgoing};
 use postrider::domain::clock::UnixMillis;
-use postrider::domain::config::{Config, CustomHeaders, Endpoint, EndpointUrl, EventType};
+use postrider::domain::config::{Config, CustomHeaders, Endpoint, EndpointUrl, Subscription};
 use postrider::domain::ids::{ConfigId, ConfigSequence, EventId, OrganisationId, ShardNumber, StreamId};
 use postrider::domain::outcome::{AttemptResult, FaultKind, Outcome};
 use postrider::domain::signature::Secret;
@@ -50,13 +50,18 @@ fn config(sequence: u32, url: &str, headers: &[(&str, &str)]) -> Config {
         organisation: OrganisationId::new("org_1").unwrap(),
         version: 1,
         url: EndpointUrl::new(url, true).unwrap(),
-        events: vec![EventType::new("reward.earned").unwrap()],
+        events: vec![Subscription::new("reward.earned").unwrap()],
         secret: Secret::new("whsec_test_secret").unwrap(),
         active: true,
         max_retries: 3,
         retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),
         retry_on: postrider::domain::retry_on::RetryOn::NONE,
         rate_limit: None,
+        http_method: Default::default(),
+        body_format: Default::default(),
+        entity_filters: Default::default(),
+        standard_webhooks: false,
+        log_payloads: true,
         headers: CustomHeaders::new(headers).unwrap(),
         created_at: UnixMillis(1),
         updated_at: UnixMillis(1),
@@ -75,6 +80,7 @@ fn at(receiver: &Receiver) -> Endpoint {
 fn outgoing() -> Outgoing {
     let event = EventId::new(ShardNumber(0), StreamId { ms: 1_777_626_000_000, seq: 0 }).unwrap();
     Outgoing {
+        at: UnixMillis(1_777_626_000_000),
         delivery: event.delivery(ConfigSequence(1)),
         event_type: "reward.earned".into(),
         traceparent: None,

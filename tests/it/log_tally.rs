@@ -49,6 +49,7 @@ async fn each_delivery_counts_once_by_its_final_row_and_only_for_its_organisatio
         id: config,
         organisation: mine.clone(),
         deleted_at: UnixMillis(1),
+        log_payloads: true,
     });
     let mut raw = space.raw();
     redis::cmd("HSET")

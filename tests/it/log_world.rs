@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use postrider::admin::router;
 use postrider::admin::state::AdminState;
 use postrider::domain::clock::{Clock, UnixMillis};
-use postrider::domain::config::{Config, EndpointUrl, EventType, StoredConfig};
+use postrider::domain::config::{Config, EndpointUrl, StoredConfig, Subscription};
 use postrider::domain::delivery::{
     AttemptSummary, DeliveryRecord, FailReason, LastAttempt, RecordBody, Standing, Tried,
 };
@@ -98,13 +98,18 @@ impl World {
             organisation: OrganisationId::new(organisation).unwrap(),
             version: 1,
             url: EndpointUrl::new(CONFIG_URL, false).unwrap(),
-            events: vec![EventType::new("reward.earned").unwrap()],
+            events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::generate(),
             active: true,
             max_retries: 3,
             retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),
             retry_on: postrider::domain::retry_on::RetryOn::NONE,
             rate_limit: None,
+            http_method: Default::default(),
+            body_format: Default::default(),
+            entity_filters: Default::default(),
+            standard_webhooks: false,
+            log_payloads: true,
             headers: Default::default(),
             created_at: UnixMillis(T0),
             updated_at: UnixMillis(T0),

@@ -36,6 +36,15 @@ async fn every_delivery_is_shown_once_newest_first_from_the_source_of_its_status
     }
 }
 
+/// What the rows of [`one_of_each`] were answered, by status.
+fn excerpt_of(status: u16) -> &'static str {
+    match status {
+        200 => "ok",
+        404 => "no such hook",
+        _ => "upstream busy",
+    }
+}
+
 #[tokio::test]
 async fn an_edge_has_the_contracts_fields() {
     let mut world = World::new().await;
@@ -44,11 +53,11 @@ async fn an_edge_has_the_contracts_fields() {
     let line = |attempt: u32, status: u16, at: &str| {
         json!({ "attempt": attempt, "success": status == 200, "responseStatus": status,
                 "errorMessage": if status == 200 { Value::Null } else { json!(format!("HTTP {status}")) },
-                "createdAt": at, "durationMs": 12 })
+                "createdAt": at, "durationMs": 12, "url": ROW_URL, "responseBody": excerpt_of(status) })
     };
     let common = |id: DeliveryId, created: &str, rest: Value| {
         let mut edge = json!({ "deliveryId": id.to_string(), "webhookConfigId": config.to_string(),
-                               "event": "reward.earned", "url": ROW_URL, "error": null, "createdAt": created });
+                               "event": "reward.earned", "eventSubCategory": "reward-distribution", "url": ROW_URL, "error": null, "createdAt": created });
         edge.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
         edge
     };
@@ -228,6 +237,7 @@ async fn an_organisation_sees_nothing_of_another() {
         id: twin,
         organisation: OrganisationId::new("org_2").unwrap(),
         deleted_at: UnixMillis(T0),
+        log_payloads: true,
     };
     world.store(&StoredConfig::Tombstone(tombstone)).await;
     for path in [format!("/{done}"), format!("/{}", delivery(config, 2)), format!("/{}", delivery(config, 3))]
@@ -272,7 +282,7 @@ async fn a_deleted_configs_log_remains_readable() {
     let mut world = World::new().await;
     let (config, [done, _, parked, ..]) = one_of_each(&mut world).await;
     let organisation = OrganisationId::new("org_1").unwrap();
-    let tombstone = Tombstone { id: config, organisation, deleted_at: UnixMillis(T0) };
+    let tombstone = Tombstone { id: config, organisation, deleted_at: UnixMillis(T0), log_payloads: true };
     world.store(&StoredConfig::Tombstone(tombstone)).await;
     let body = world.get(&format!("?webhookConfigId={config}")).await;
     assert_eq!((&body["totalCount"], &body["edges"][0]["deliveryId"]), (&json!(5), &json!(done.to_string())));

@@ -14,6 +14,7 @@ mod crash;
 mod directory;
 mod embedded;
 mod event_types;
+mod formats;
 mod full;
 mod health;
 mod idle;
@@ -49,6 +50,7 @@ mod stage;
 mod support;
 #[allow(dead_code)]
 mod support_http;
+mod vocabulary;
 mod walk;
 mod walk_endings;
 mod walk_input;
