@@ -10,7 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools=$PWD/target/api-check
+root=$PWD
+tools=$root/target/api-check
 export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true
 
 say() { echo "api-check: $*" >&2; }
@@ -102,8 +103,8 @@ check() {
     done
     say "schemathesis as $role"
     # Longer than this is a fault: the run is bounded by its number of examples.
-    (cd tests/api && SCHEMATHESIS_HOOKS=hooks timeout 300 "$tools/venv/bin/schemathesis" \
-        --config-file schemathesis.toml run "http://$address/api/v2/admin/openapi.json" \
+    (cd "$tools" && PYTHONPATH=$root/tests/api SCHEMATHESIS_HOOKS=hooks timeout 300 venv/bin/schemathesis \
+        --config-file "$root/tests/api/schemathesis.toml" run "http://$address/api/v2/admin/openapi.json" \
         "${headers[@]}" --max-examples "$examples" \
         ${API_CHECK_SEED:+--seed "$API_CHECK_SEED"}) || code=$?
     [ "$code" -eq 0 ] || fail "schemathesis as $role found faults (status $code); the server said: $(grep -v '"INFO"' "$place/log" | tail -n 5)"

@@ -16,6 +16,10 @@ use crate::redis::tokens::find_token;
 pub const READ_CONFIGS: &[Role] = &[Role::Viewer, Role::Manager, Role::Admin, Role::Operator];
 /// Roles that change configs.
 pub const WRITE_CONFIGS: &[Role] = &[Role::Admin, Role::Operator];
+/// Roles that pause, resume and test configs.
+pub const OPERATE_CONFIGS: &[Role] = &[Role::Manager, Role::Admin, Role::Operator];
+/// Roles that ask for a delivery's retry by hand.
+pub const RETRY_DELIVERIES: &[Role] = &[Role::Admin, Role::Operator];
 /// Roles that read logs, which hold payloads and responses.
 pub const READ_LOGS: &[Role] = &[Role::Admin, Role::Operator];
 /// Roles that publish events.

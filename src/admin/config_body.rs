@@ -97,7 +97,8 @@ pub enum SecretInput {
 }
 
 /// Fields of an answer that may come back and change nothing.
-const READ_ONLY: [&str; 5] = ["createdAt", "updatedAt", "disabledReason", "disabledAt", "health"];
+const READ_ONLY: [&str; 6] =
+    ["createdAt", "updatedAt", "disabledReason", "disabledAt", "health", "previousSecret"];
 
 impl ConfigBody {
     /// Parses a body.

@@ -161,6 +161,7 @@ fn create(
         url: input.url.clone(),
         events: input.events.clone(),
         secret: secret?,
+        previous_secret: None,
         active: input.active.unwrap_or(true),
         max_retries: input.max_retries.unwrap_or(MAX_RETRIES_DEFAULT),
         retry_policy: input.retry_policy.unwrap_or_default(),
@@ -185,8 +186,11 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
     let mut after = before.clone();
     after.url = input.url.clone();
     after.events.clone_from(&input.events);
-    if let SecretInput::New(secret) = &input.secret {
+    if let SecretInput::New(secret) = &input.secret
+        && *secret != after.secret
+    {
         after.secret = secret.clone();
+        after.previous_secret = None;
     }
     after.active = input.active.unwrap_or(before.active);
     after.max_retries = input.max_retries.unwrap_or(before.max_retries);
@@ -211,8 +215,7 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
         after.disabled = None;
     }
     if after != *before {
-        after.version += 1;
-        after.updated_at = now;
+        after.changed(now);
     }
     Some(after)
 }

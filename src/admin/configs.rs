@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
-use super::config_edit::{Refusal, Resulting, apply};
+use super::config_edit::{Refusal, apply};
 use super::described::{
     ConfigIdText, ConfigsBody, EntityFiltersMap, MaskedHeaders, RetryStatus, SubscriptionText, Time, UrlText,
 };
@@ -27,7 +27,7 @@ use crate::domain::config::{BodyFormat, Config, DisabledReason, EntityFilters, H
 use crate::domain::rate_limit::RateLimit;
 use crate::domain::retry_on::RetryOn;
 use crate::domain::retry_policy::RetryPolicy;
-use crate::redis::configs::{ChangeError, change_configs};
+use crate::redis::configs::{ChangeError, Edit, NewIds, change_configs};
 
 const GET_CONFIGS: &str = "getWebhookConfigs";
 const UPDATE_CONFIGS: &str = "updateWebhookConfigs";
@@ -51,6 +51,10 @@ pub(super) struct ShownConfig {
     /// Whole in the answer that made it, masked ever after.
     #[schema(min_length = 1, max_length = 256, examples("whsec_****9f3a"))]
     secret: String,
+    /// The secret before, while it still signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    previous_secret: Option<ShownSecret>,
     /// False pauses without deleting.
     active: bool,
     /// Equals `active`.
@@ -92,6 +96,17 @@ pub(super) struct ShownConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     health: Option<ShownHealth>,
+}
+
+/// The secret before, while it still signs; always masked.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PreviousSecret)]
+struct ShownSecret {
+    #[schema(examples("whsec_****9f3a"))]
+    secret: String,
+    /// Until when it signs.
+    #[schema(value_type = Time)]
+    until: String,
 }
 
 /// How an endpoint does, as answers show it; left out while nothing is wrong.
@@ -175,13 +190,15 @@ pub(super) async fn list_configs(
         .collect();
     // The order of their making: ids begin with random digits and end with their number.
     configs.sort_by_key(|config| (config.created_at, config.id.sequence()));
-    let health = state.directory.health();
-    let show = |config: &Config| {
-        let known = health.get(&config.id).filter(|_| config.active);
-        ShownConfig { health: known.map(|known| ShownHealth::of(known)), ..ShownConfig::of(config, false) }
-    };
-    let shown: Vec<ShownConfig> = configs.into_iter().map(show).collect();
+    let shown: Vec<ShownConfig> = configs.into_iter().map(|config| show(&state, config)).collect();
     Ok(Json(shown).into_response())
+}
+
+/// A config with its health.
+pub(super) fn show(state: &AdminState, config: &Config) -> ShownConfig {
+    let health = state.directory.health();
+    let known = health.get(&config.id).filter(|_| config.active).map(|known| ShownHealth::of(known));
+    ShownConfig { health: known, ..ShownConfig::of(config, false, state.clock.now()) }
 }
 
 /// Make, change or delete configs
@@ -213,8 +230,11 @@ pub(super) async fn put_configs(
     let body = ConfigBody::parse(&bytes, state.settings.delivery.allow_http)
         .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;
     let _turn = turn.0.lock().await;
-    let results = change(&state, &caller, &body).await?;
-    let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created));
+    let organisation = &caller.organisation;
+    let now = state.clock.now();
+    let edit = |stored: &[Config], ids: &mut _| apply(&body, organisation, stored, ids, now);
+    let results = change(&state, &caller, UPDATE_CONFIGS, edit).await?;
+    let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created, now));
     let answer = match body.shape {
         // A single object gives one result.
         Shape::Single => shown.next().map(PutAnswer::One),
@@ -226,42 +246,47 @@ pub(super) async fn put_configs(
     Ok(response)
 }
 
-async fn change(state: &AdminState, caller: &Caller, body: &ConfigBody) -> Result<Vec<Resulting>, ApiError> {
-    let organisation = &caller.organisation;
+/// Changes the caller's configs, and says what kept it from being done.
+pub(super) async fn change<R>(
+    state: &AdminState,
+    caller: &Caller,
+    procedure: &'static str,
+    edit: impl FnMut(&[Config], &mut NewIds) -> Result<Edit<R>, Refusal>,
+) -> Result<R, ApiError> {
     let who = format!("token {} ({})", caller.token_id, caller.token_name);
-    let edit = |stored: &[Config], ids: &mut _| apply(body, organisation, stored, ids, state.clock.now());
-    match change_configs(&state.redis, &state.directory, organisation, &who, edit).await {
+    match change_configs(&state.redis, &state.directory, &caller.organisation, &who, edit).await {
         Ok(results) => Ok(results),
         Err(ChangeError::Refused(Refusal::Invalid(mistakes))) => {
-            Err(ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))
+            Err(ApiError::bad_request(procedure, mistakes.to_string()))
         }
-        Err(ChangeError::Refused(Refusal::NotFound(message))) => {
-            Err(ApiError::not_found(UPDATE_CONFIGS, message))
-        }
-        Err(ChangeError::Refused(Refusal::Conflict(message))) => {
-            Err(ApiError::conflict(UPDATE_CONFIGS, message))
-        }
+        Err(ChangeError::Refused(Refusal::NotFound(message))) => Err(ApiError::not_found(procedure, message)),
+        Err(ChangeError::Refused(Refusal::Conflict(message))) => Err(ApiError::conflict(procedure, message)),
         Err(ChangeError::Contended) => {
             let message = "others kept changing this organisation's configs; nothing was changed, try again";
-            Err(ApiError::conflict(UPDATE_CONFIGS, message))
+            Err(ApiError::conflict(procedure, message))
         }
         Err(error @ (ChangeError::Refused(Refusal::Exhausted) | ChangeError::Exhausted)) => {
-            Err(ApiError::internal(UPDATE_CONFIGS, format_args!("no config number is left: {error:?}")))
+            Err(ApiError::internal(procedure, format_args!("no config number is left: {error:?}")))
         }
-        Err(ChangeError::Redis(error)) => Err(ApiError::from_redis(UPDATE_CONFIGS, &error)),
+        Err(ChangeError::Redis(error)) => Err(ApiError::from_redis(procedure, &error)),
     }
 }
 
 // === impl ShownConfig ===
 
 impl ShownConfig {
-    fn of(config: &Config, created: bool) -> Self {
-        let secret = if created { config.secret.expose().to_owned() } else { config.secret.masked() };
+    /// The config as answers of `now` show it, its secret whole where `whole`.
+    pub(super) fn of(config: &Config, whole: bool, now: UnixMillis) -> Self {
+        let secret = if whole { config.secret.expose().to_owned() } else { config.secret.masked() };
         Self {
             id: config.id.to_string(),
             url: config.url.as_str().to_owned(),
             events: config.events.iter().map(|event| event.as_str().to_owned()).collect(),
             secret,
+            previous_secret: config.previous_secret_at(now).map(|previous| ShownSecret {
+                secret: previous.secret.masked(),
+                until: previous.until.to_string(),
+            }),
             active: config.active,
             is_enabled: config.active,
             max_retries: config.max_retries,

@@ -51,6 +51,9 @@ named_schemas! {
         text.pattern(Some("^dlv_[0-7][0-9a-hjkmnp-tv-z]{25}$"))
             .examples([json!("dlv_000000001f06fbnfev40000000")])
     };
+    /// A job's id.
+    JobIdText as "JobId" =
+        |text| text.pattern(Some("^job_[0-9a-f]{16}$")).examples([json!("job_0b61f8a09c2d4e57")]);
     /// An event type.
     EventTypeText as "EventType" = |text| {
         text.pattern(Some("^[a-z0-9]+([._-][a-z0-9]+)*$"))

@@ -14,7 +14,7 @@ use super::log_record::{LogDetail, LogsAnswer};
 use super::state::AdminState;
 use crate::domain::ids::{ConfigId, DeliveryId, InvalidId, OrganisationId};
 use crate::domain::owned_config::OwnedConfig;
-use crate::redis::log_search::{find_deliveries, find_delivery};
+use crate::redis::log_search::{DeliveryDetail, find_deliveries, find_delivery};
 
 const LIST: &str = "getWebhookLogs";
 const ONE: &str = "getWebhookLog";
@@ -91,18 +91,37 @@ pub(super) async fn one(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<LogDetail>, ApiError> {
     let caller = authenticate(&state, &headers, ONE, READ_LOGS).await?;
-    let malformed = |what: String| ApiError::bad_request(ONE, format!("path.deliveryId: {what}"));
+    let id = delivery_id(path, ONE)?;
+    let (_, detail) = find_one(&state, &caller.organisation, id, ONE).await?;
+    Ok(Json(detail.into()))
+}
+
+/// The id in a path.
+pub(super) fn delivery_id(
+    path: Result<Path<String>, PathRejection>,
+    procedure: &'static str,
+) -> Result<DeliveryId, ApiError> {
+    let malformed = |what: String| ApiError::bad_request(procedure, format!("path.deliveryId: {what}"));
     let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
-    let id: DeliveryId = text.parse().map_err(|error: InvalidId| malformed(error.to_string()))?;
+    text.parse().map_err(|error: InvalidId| malformed(error.to_string()))
+}
+
+/// A delivery of the organisation, and its config.
+pub(super) async fn find_one(
+    state: &AdminState,
+    organisation: &OrganisationId,
+    id: DeliveryId,
+    procedure: &'static str,
+) -> Result<(OwnedConfig, DeliveryDetail), ApiError> {
     // The sequence number is a config's alone; where an old keyspace used one twice, both are asked.
-    let configs = owned_by(&state, &caller.organisation);
-    for config in configs.iter().filter(|config| config.id().sequence() == id.config()) {
-        let found = find_delivery(&state.redis, &state.shards, config, id).await;
-        if let Some(detail) = found.map_err(|error| ApiError::from_redis(ONE, &error))? {
-            return Ok(Json(detail.into()));
+    let configs = owned_by(state, organisation);
+    for config in configs.into_iter().filter(|config| config.id().sequence() == id.config()) {
+        let found = find_delivery(&state.redis, &state.shards, &config, id).await;
+        if let Some(detail) = found.map_err(|error| ApiError::from_redis(procedure, &error))? {
+            return Ok((config, detail));
         }
     }
-    Err(ApiError::not_found(ONE, "path.deliveryId: no such delivery"))
+    Err(ApiError::not_found(procedure, "path.deliveryId: no such delivery"))
 }
 
 /// Every config of the organisation, deleted ones whose log may remain included.

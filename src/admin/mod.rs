@@ -7,25 +7,39 @@
 //! |---|---|---|
 //! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
 //! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
+//! | `GET .../webhooks/configs/{id}` | `getWebhookConfig` | viewer, manager, admin, operator |
+//! | `DELETE .../webhooks/configs/{id}` | `deleteWebhookConfig` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/pause`, `.../resume` | `pauseWebhookConfig`, `resumeWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/configs/{id}/rotate-secret` | `rotateWebhookSecret` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/test` | `testWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/logs/{deliveryId}/retry` | `retryWebhookDelivery` | admin, operator |
 //! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
 //! | `GET /api/v2/admin/webhooks/event-types` | `getWebhookEventTypes` | all |
 //! | `GET /api/v2/admin/openapi.json` | `getOpenApi` | none asked for |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/recover`, `.../replay` | `recoverWebhookConfig`, `replayWebhookConfig` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
 //! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod auth;
 pub mod body;
 pub mod config_body;
+mod config_by_id;
 mod config_choices;
 pub mod config_edit;
 mod config_events;
 mod config_pace;
+mod config_test;
 pub mod configs;
 mod described;
 pub mod error;
 mod event_types;
+pub mod job_body;
+pub mod jobs;
 mod log_aliases;
 pub mod log_query;
 pub mod log_record;
+mod log_retry;
 pub mod logs;
 pub mod openapi;
 pub mod ops;
@@ -53,12 +67,18 @@ pub const BASE_PATH: &str = "/api/v2/admin";
 /// All routes of the admin API.
 pub fn router(state: AdminState) -> Router {
     let places = Arc::new(Semaphore::new(state.settings.limits.admin_requests_max as usize));
-    let resources = Router::new()
-        .merge(configs::routes())
-        .merge(event_types::routes())
-        .merge(publish::routes())
-        .merge(logs::routes())
-        .merge(openapi::routes());
+    let resources = [
+        config_by_id::routes(),
+        config_test::routes(),
+        configs::routes(),
+        event_types::routes(),
+        jobs::routes(),
+        log_retry::routes(),
+        logs::routes(),
+        openapi::routes(),
+        publish::routes(),
+    ];
+    let resources = resources.into_iter().fold(Router::new(), Router::merge);
     Router::new()
         .nest(BASE_PATH, resources)
         .fallback(unknown_route)

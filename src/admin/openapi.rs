@@ -19,7 +19,7 @@ use super::auth::ORGANISATION_HEADER;
 use super::described::error_schema;
 use super::error::ErrorEnvelope;
 use super::state::AdminState;
-use super::{configs, event_types, logs, publish};
+use super::{config_by_id, config_test, configs, event_types, jobs, log_retry, logs, publish};
 
 /// Names of the security schemes.
 const BEARER: &str = "bearer";
@@ -43,14 +43,27 @@ const OPEN: &str = "getOpenApi";
         (name = "configs", description = "Endpoints and what they want"),
         (name = "events", description = "Publishing, and the catalogue of event types"),
         (name = "logs", description = "Deliveries and their attempts"),
+        (name = "by hand", description = "Failed deliveries and past events, brought again"),
         (name = "about", description = "The API itself"),
     ),
     paths(
         configs::list_configs,
         configs::put_configs,
+        config_by_id::get_config,
+        config_by_id::delete_config,
+        config_by_id::pause_config,
+        config_by_id::resume_config,
+        config_by_id::rotate_secret,
+        config_test::test_config,
         event_types::list_event_types,
         logs::list,
         logs::one,
+        log_retry::retry_delivery,
+        jobs::recover_failed,
+        jobs::replay_events,
+        jobs::list,
+        jobs::one,
+        jobs::cancel,
         publish::publish_events,
         get_openapi,
     ),

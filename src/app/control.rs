@@ -29,6 +29,7 @@ use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
+use crate::upkeep::{JobRunner, JobRunnerParts, TombstoneKeeper};
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
 /// Readiness is looked at this often.
@@ -73,6 +74,8 @@ impl Control {
         follow_configs(&shared, configs, control_stopped.clone());
         health::follow(&shared, &directory, control_stopped.clone());
         health::keep(&shared, &directory, control_stopped.clone());
+        forget_deleted(&shared, &directory, control_stopped.clone());
+        do_jobs(&shared, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -133,6 +136,21 @@ async fn check_seals(redis: &Redis) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Starts the task that does jobs, where this replica retries.
+fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
+    if !shared.settings.process.roles.retry {
+        return;
+    }
+    let runner = JobRunner::new(JobRunnerParts {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        snapshot: Arc::clone(&shared.snapshot),
+        clock: Arc::clone(&shared.clock),
+        settings: Arc::clone(&shared.settings),
+    });
+    tokio::spawn(runner.run(stop));
+}
+
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
     let random: [u8; 8] = rand::random();
@@ -156,6 +174,18 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         shards,
     })
+}
+
+/// Starts the task that removes what is left of deleted configs.
+fn forget_deleted(shared: &Arc<Shared>, directory: &Arc<Directory>, stop: watch::Receiver<bool>) {
+    let keeper = TombstoneKeeper {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        directory: Arc::clone(directory),
+        clock: Arc::clone(&shared.clock),
+        age: shared.settings.retention.log_age_max,
+    };
+    tokio::spawn(keeper.run(stop));
 }
 
 /// Replaces the snapshot whenever a config changes, and asks for a visit to every config that changed: one that

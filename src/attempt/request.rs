@@ -20,7 +20,7 @@ pub struct Outgoing {
     pub delivery: DeliveryId,
     /// The event's type as the body has it: `X-Nudj-Event`.
     pub event_type: Arc<str>,
-    /// When the attempt began, by Redis's clock: `webhook-timestamp`.
+    /// When the attempt began, by Redis's clock: `webhook-timestamp`, and which secrets sign.
     pub at: UnixMillis,
     /// W3C `traceparent`, sent along as it came.
     pub traceparent: Option<Arc<str>>,
@@ -32,6 +32,7 @@ pub struct Outgoing {
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-nudj-signature");
+const SIGNATURE_PREVIOUS: HeaderName = HeaderName::from_static("x-nudj-signature-previous");
 const EVENT: HeaderName = HeaderName::from_static("x-nudj-event");
 const DELIVERY_ID: HeaderName = HeaderName::from_static("x-nudj-delivery-id");
 const STANDARD_ID: HeaderName = HeaderName::from_static(STANDARD_HEADERS[0]);
@@ -40,7 +41,7 @@ const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static(STANDARD_HEADERS[
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Headers that Postrider sets itself; `Content-Length` is added by the connection.
-const OWN_HEADERS: usize = 11;
+const OWN_HEADERS: usize = 12;
 
 /// Length of a delivery id's text.
 const DELIVERY_ID_LEN: usize = 30;
@@ -57,9 +58,13 @@ pub(super) fn build(
     headers.insert(CONTENT_TYPE, JSON);
     // Values that cannot be in a header are ruled out where events come in; should one get here, the delivery
     // goes out without that header rather than never.
-    let signature = endpoint.signing_key.sign(&outgoing.body);
-    if let Ok(value) = HeaderValue::from_bytes(&signature) {
+    let keys = endpoint.signing_keys(outgoing.at);
+    if let Ok(value) = HeaderValue::from_bytes(&keys.current.sign(&outgoing.body)) {
         headers.insert(SIGNATURE, value);
+    }
+    if let Some(value) = keys.previous.and_then(|key| HeaderValue::from_bytes(&key.sign(&outgoing.body)).ok())
+    {
+        headers.insert(SIGNATURE_PREVIOUS, value);
     }
     if let Ok(value) = HeaderValue::from_str(&outgoing.event_type) {
         headers.insert(EVENT, value);
@@ -75,7 +80,7 @@ pub(super) fn build(
     }
     // Last, so that no custom header of these names stands beside a signature of ours.
     if let Some(key) = &endpoint.standard_key {
-        put_standard(&[key], outgoing, &mut headers);
+        put_standard(std::iter::once(key).chain(keys.previous_standard), outgoing, &mut headers);
     }
     let mut request = Request::new(Full::new(outgoing.body.clone()));
     *request.method_mut() = endpoint.method.clone();
@@ -84,11 +89,15 @@ pub(super) fn build(
     request
 }
 
-/// The three headers of Standard Webhooks, with a signature by each key. The delivery is what that standard calls a message: its id is the same
-/// at every attempt, and the time is the attempt's.
-fn put_standard(keys: &[&StandardKey], outgoing: &Outgoing, headers: &mut HeaderMap) {
+/// The three headers of Standard Webhooks, with a signature by each key. The delivery is what that standard calls a
+/// message: its id is the same at every attempt, and the time is the attempt's.
+fn put_standard<'k>(
+    keys: impl Iterator<Item = &'k StandardKey>,
+    outgoing: &Outgoing,
+    headers: &mut HeaderMap,
+) {
     let (id, seconds) = (outgoing.delivery.to_string(), timestamp(outgoing.at));
-    let signature = signatures(keys.iter().copied(), &id, &seconds, &outgoing.body);
+    let signature = signatures(keys, &id, &seconds, &outgoing.body);
     for (name, value) in [(STANDARD_ID, id), (STANDARD_TIMESTAMP, seconds), (STANDARD_SIGNATURE, signature)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);

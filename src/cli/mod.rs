@@ -22,6 +22,7 @@ mod openapi;
 pub mod output;
 mod publish;
 mod publish_file;
+mod purge;
 mod ready;
 mod receive;
 mod secrets;
@@ -96,6 +97,8 @@ enum Command {
     /// Print the admin API's description: OpenAPI 3.1
     #[command(name = "openapi")]
     OpenApi,
+    /// Remove what is stored of an organisation's events, or of one delivery
+    Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Show every setting: default, value, source, unit, reason
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Events(command) => events::run(command, &mut context),
         Command::OpenApi => openapi::run(&mut context),
+        Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
         Command::Completions(args) => completions::completions(args, &mut context),

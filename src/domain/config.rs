@@ -21,6 +21,7 @@ mod choices;
 mod disabled;
 mod entity_filters;
 mod headers;
+mod rotation;
 mod stored;
 mod subscription;
 
@@ -28,6 +29,7 @@ pub use choices::{BodyFormat, HttpMethod};
 pub use disabled::{Disabled, DisabledReason};
 pub use entity_filters::{ENTITY_ID_MAX_BYTES, ENTITY_IDS_MAX, EntityFilters};
 pub use headers::{CustomHeaders, HEADER_VALUE_MAX_BYTES, HEADERS_MAX};
+pub use rotation::{OVERLAP_DEFAULT, OVERLAP_MAX, PreviousKey, PreviousSecret, SigningKeys};
 pub use subscription::Subscription;
 
 /// Longest URL, in bytes.
@@ -55,6 +57,9 @@ pub struct Config {
     pub events: Vec<Subscription>,
     /// What signs its deliveries.
     pub secret: Secret,
+    /// What signed before, and still does for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_secret: Option<PreviousSecret>,
     /// False pauses without deleting.
     pub active: bool,
     /// Automatic retries after the first attempt, 0 to 10.
@@ -163,6 +168,8 @@ pub struct Endpoint {
     pub signing_key: SigningKey,
     /// The key of the Standard Webhooks headers; none where the config does not send them.
     pub standard_key: Option<StandardKey>,
+    /// The one before, during a rotation; see [`Endpoint::signing_keys`].
+    pub previous_key: Option<PreviousKey>,
 }
 
 // === impl Config ===
@@ -199,6 +206,7 @@ impl Config {
             method: self.http_method.to_http(),
             signing_key: self.secret.signing_key(),
             standard_key: self.standard_webhooks.then(|| StandardKey::of(&self.secret)),
+            previous_key: self.previous_secret.as_ref().map(PreviousSecret::key),
         })
     }
 }
@@ -352,6 +360,7 @@ mod tests {
             url: EndpointUrl::new(url, true).unwrap(),
             events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::new("whsec_x").unwrap(),
+            previous_secret: None,
             active: true,
             max_retries: 3,
             retry_policy: RetryPolicy::default(),

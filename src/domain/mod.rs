@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod event;
 pub mod ids;
 pub mod interest;
+pub mod job;
 pub mod log;
 pub mod log_merge;
 pub mod log_view;

@@ -118,10 +118,10 @@ impl Lanes {
         let at = self.parts.clock.now();
         let outgoing = Outgoing {
             delivery: delivery.id,
-            at,
             event_type: Arc::clone(&delivery.event_type),
             traceparent: delivery.traceparent.clone(),
             body: delivery.body.clone(),
+            at,
         };
         self.parts.metrics.in_flight.increment(1.0);
         let may_send = || self.is_sending() && job.is_own(self.parts.clock.now());

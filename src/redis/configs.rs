@@ -319,9 +319,8 @@ async fn disable(
         if config.id != id || config.version != version {
             return Ok(Disabling::VersionChanged);
         }
-        config.version += 1;
+        config.changed(disabled.at);
         config.active = false;
-        config.updated_at = disabled.at;
         config.disabled = Some(disabled.clone());
         let organisation = config.organisation.clone();
         let json = stored_config::encode(operation, redis.seals(), &StoredConfig::Config(config))?;

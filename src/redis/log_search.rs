@@ -81,6 +81,8 @@ pub struct DeliveryDetail {
     pub view: DeliveryView,
     /// The bytes that were or will be sent; `None` where they are gone or were too large to keep.
     pub payload: Option<Bytes>,
+    /// Whether the delivery has a record: it waits, or failed and its record is still kept.
+    pub recorded: bool,
 }
 
 /// Finds the deliveries of `configs` (all of one organisation) that match.
@@ -154,7 +156,7 @@ pub async fn find_delivery(
         true => payload_among(&mut connection, source, id, record.as_ref(), &rows).await?,
         false => None,
     };
-    Ok(Some(DeliveryDetail { view, payload }))
+    Ok(Some(DeliveryDetail { view, payload, recorded: record.is_some() }))
 }
 
 /// Waits for a turn, no longer than for an answer of Redis: what waits holds a place of the admin API.

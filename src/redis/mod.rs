@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod append;
+pub mod by_hand;
 pub mod configs;
 pub mod connection;
 pub mod deliveries;
@@ -16,7 +17,9 @@ pub mod events;
 pub mod failed;
 pub mod fates;
 pub mod follower;
+pub mod forget;
 pub mod health;
+pub mod jobs;
 pub mod keys;
 pub mod keyspace;
 pub mod leases;
@@ -27,6 +30,9 @@ pub mod log_search;
 pub mod log_tally;
 pub mod log_write;
 pub mod publish;
+pub mod purge;
+pub mod recover;
+pub mod replay;
 pub mod scripts;
 pub mod seen;
 pub mod shard_state;

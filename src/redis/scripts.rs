@@ -73,6 +73,8 @@ scripts! {
     PUT_BACK = "put_back" <2, 2>;
     /// Moves what cannot be delivered out of a queue's way.
     CLEAR_QUEUE = "clear_queue" <3, 2>;
+    /// Puts a delivery that has ended back into its queue.
+    RETRY = "retry" <6, 8>;
     /// Takes or renews a worker's lease.
     RENEW = "renew" <1, 3>;
     /// Takes over a dead consumer's entries.
@@ -91,12 +93,28 @@ scripts! {
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.
     PUT_CONFIGS = "put_configs" <5, 7>;
+    /// Removes the tombstone of a config of which nothing is left.
+    FORGET_CONFIG = "forget_config" <3, 2>;
     /// Reads, or compares and sets, what is known of a config's health.
     HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
     PUT_TOKEN = "put_token" <3, 7>;
     /// Seals one stored config again.
     RESEAL = "reseal" <1, 3>;
+    /// Moves failed deliveries back into their queue, a job's batch.
+    RECOVER = "recover" <5, 9>;
+    /// Appends retained events again for one config, a job's batch.
+    PUBLISH_AGAIN = "publish_again" <2, 5>;
+    /// Begins or ends a job.
+    PUT_JOB = "put_job" <2, 7>;
+    /// Takes, renews or gives back the lease of a job.
+    LEASE_JOB = "lease_job" <1, 3>;
+    /// Trims delivered events, and notes how far back the stream reaches.
+    TRIM_EVENTS = "trim_events" <2, 2>;
+    /// Removes deliveries whatever they wait for.
+    PURGE_DELIVERIES = "purge_deliveries" <4, 2>;
+    /// Removes payload pages.
+    PURGE_PAYLOADS = "purge_payloads" <2, 0>;
     /// Appends events, each nonce once.
     PUBLISH = "publish" <1, 1>;
 }

@@ -21,6 +21,7 @@ fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Con
         url: EndpointUrl::new("https://hooks.example/", false).unwrap(),
         events: events.iter().map(|event| Subscription::new(event).unwrap()).collect(),
         secret: Secret::new("whsec_x").unwrap(),
+        previous_secret: None,
         active,
         max_retries: 3,
         retry_policy: crate::domain::retry_policy::RetryPolicy::default(),

@@ -27,6 +27,8 @@ pub struct RetentionSettings {
     pub rejected_max: u64,
     /// How long delivered events stay in the stream, for replays; zero trims at once.
     pub events_age: Duration,
+    /// Bytes of one shard's stream above which the oldest of these go before their time.
+    pub events_bytes_max: u64,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -46,6 +48,7 @@ impl Default for RetentionSettings {
             overdue_max: DAY * 3,
             rejected_max: 10_000,
             events_age: Duration::ZERO,
+            events_bytes_max: 256 * MIB,
         }
     }
 }

@@ -210,5 +210,7 @@ table! {
             "Stream entries that could not be understood and are kept with the reason, per shard.";
         events_age "events-age" text::duration Value Serve:
             "How long delivered events stay in the stream, for replays; 0s trims at once.";
+        events_bytes_max "events-bytes-max" text::size Value Serve:
+            "Bytes of one shard's stream above which the oldest delivered events go before events-age is over.";
     }
 }

@@ -52,6 +52,7 @@ fn config(sequence: u32, url: &str, headers: &[(&str, &str)]) -> Config {
         url: EndpointUrl::new(url, true).unwrap(),
         events: vec![Subscription::new("reward.earned").unwrap()],
         secret: Secret::new("whsec_test_secret").unwrap(),
+        previous_secret: None,
         active: true,
         max_retries: 3,
         retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),

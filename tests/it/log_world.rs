@@ -100,6 +100,7 @@ impl World {
             url: EndpointUrl::new(CONFIG_URL, false).unwrap(),
             events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::generate(),
+            previous_secret: None,
             active: true,
             max_retries: 3,
             retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),

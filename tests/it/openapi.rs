@@ -28,6 +28,7 @@ fn filled(path: &str) -> String {
         let value = match bare {
             "{deliveryId}" => "dlv_000000001f06fbnfev40000000",
             "{id}" | "{configId}" => "9b1d04c57ea2f3180000002f",
+            "{jobId}" => "job_0b61f8a09c2d4e57",
             other if other.starts_with('{') => "0123456789ab",
             other => other,
         };

@@ -245,7 +245,7 @@ impl Walk {
             return self.shown(&String::from_utf8(value).unwrap());
         }
         if DeliveryRecord::is_mark(&value) {
-            let config = ConfigId::from_bytes(value[4..].try_into().unwrap());
+            let config = ConfigId::from_bytes(value[4..16].try_into().unwrap());
             return format!("{} mark", self.shown(&config.to_string()));
         }
         let record = DeliveryRecord::decode(&value).unwrap();

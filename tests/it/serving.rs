@@ -137,6 +137,29 @@ impl Serve {
         self.expect_ok(Method::PUT, token, path, Some(body.to_string()))
     }
 
+    /// A request under the webhooks' routes: its status, and its JSON where it has any.
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        token: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> (u16, Value) {
+        let path = format!("{WEBHOOKS}{path}");
+        let answer = call(self.admin_port, method.clone(), &path, Some(token), body.map(Value::to_string));
+        let (status, text) = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        (status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") })
+    }
+
+    /// `POST` under the webhooks' routes; must answer `status`.
+    pub(crate) fn post(&self, token: &str, path: &str, status: u16, body: &Value) -> Value {
+        let path = format!("{WEBHOOKS}{path}");
+        let answer = call(self.admin_port, Method::POST, &path, Some(token), Some(body.to_string()));
+        let (found, text) = answer.unwrap_or_else(|error| panic!("POST {path}: {error}"));
+        assert_eq!(found, status, "POST {path} answered {text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
     fn expect_ok(&self, method: Method, token: &str, path: &str, body: Option<String>) -> Value {
         let path = format!("{WEBHOOKS}{path}");
         let answer = call(self.admin_port, method.clone(), &path, Some(token), body);

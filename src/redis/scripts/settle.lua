@@ -21,7 +21,8 @@
 --
 -- A delivery that is finished under a claim while its event is still pending leaves a mark in the record's place
 -- (byte 0, three zero bytes, config id) for an hour: the event's reader may not know yet that it was queued, and
--- would queue it again, or a replica that takes the event over would make it anew.
+-- would queue it again, or a replica that takes the event over would make it anew. So does one that was asked for by
+-- hand, with its attempts (u32) behind: whoever asks again must have seen this one.
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
 --   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
@@ -96,7 +97,11 @@ local function settle(at, key, body_key)
   local old_weight = old and weight(old) or 0
   if action == 'd' then
     redis.call('ZREM', queue, id)
-    if proof == 'c' and still_pending(consumer) then
+    local by_hand = old and #old >= 24 and struct.unpack('>I4', old, 21) > 0
+    if by_hand then
+      local attempts = struct.unpack('>I4', old, 17) + 1
+      redis.call('SET', key, '\0\0\0\0' .. ARGV[2] .. struct.pack('>I4', attempts), 'PX', 3600000)
+    elseif proof == 'c' and still_pending(consumer) then
       redis.call('SET', key, '\0\0\0\0' .. ARGV[2], 'PX', 3600000)
     else
       redis.call('UNLINK', key)
