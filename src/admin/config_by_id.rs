@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use super::auth::{Caller, OPERATE_CONFIGS, READ_CONFIGS, WRITE_CONFIGS, authenticate};
-use super::body::{Mistakes, read_body};
+use super::body::{Mistakes, read_body, whole_number};
 use super::config_body::SECRET_MASK;
 use super::config_edit::Refusal;
 use super::configs::{ShownConfig, change, show};
@@ -34,14 +34,14 @@ pub(super) type IdPath = Result<Path<String>, PathRejection>;
 
 /// The body of a rotation.
 #[derive(Debug, utoipa::ToSchema)]
-#[schema(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 struct Rotation {
     /// The new secret, 1 to 256 bytes; made where it is left out.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
     secret: Option<Secret>,
     /// Seconds for which the present one signs too: 0 to 2,592,000, 86,400 unless given.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 2_592_000)]
     overlap_seconds: Duration,
 }
 
@@ -227,7 +227,7 @@ impl Rotation {
             match name.as_str() {
                 "secret" => rotation.secret = mistakes.keep("body.secret", secret(&value)),
                 "overlapSeconds" => {
-                    let seconds = value.as_u64().filter(|seconds| *seconds <= OVERLAP_MAX.as_secs());
+                    let seconds = whole_number(&value).filter(|seconds| *seconds <= OVERLAP_MAX.as_secs());
                     let wrong = format!("expected an integer from 0 to {}", OVERLAP_MAX.as_secs());
                     let seconds = mistakes.keep("body.overlapSeconds", seconds.ok_or(wrong));
                     rotation.overlap_seconds = Duration::from_secs(seconds.unwrap_or_default());

@@ -11,7 +11,7 @@ use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
 use super::body::read_body;
 use super::described::{ConfigIdText, JobIdText};
 use super::error::ApiError;
-use super::job_body::{Counted, JobRequest, JobRequestBody, ShownJob, ShownJobs};
+use super::job_body::{Counted, JobRequest, JobRequestBody, ReplayRequestBody, ShownJob, ShownJobs};
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, StoredConfig};
@@ -82,7 +82,7 @@ pub(super) async fn recover_failed(
     operation_id = "replayWebhookConfig",
     tag = "by hand",
     params(("id" = inline(ConfigIdText), Path, description = "The config")),
-    request_body = JobRequestBody,
+    request_body = ReplayRequestBody,
     responses(
         (status = 200, description = "A dry run: how many would be replayed", body = Counted),
         (status = 202, description = "The job has begun", body = ShownJob),

@@ -10,9 +10,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, Required, ResponseBuilder, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 
 use super::auth::ORGANISATION_HEADER;
@@ -198,6 +199,7 @@ fn complete(operation: &mut Operation) {
     let in_path = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Path);
     let names_config = parameters.iter().any(|parameter| parameter.name == "webhookConfigId");
     let body = operation.request_body.is_some();
+    operation.request_body.iter_mut().for_each(optional_body);
     for answer in &ERRORS {
         let comes = match answer.status {
             "404" => in_path || names_config || body,
@@ -209,6 +211,19 @@ fn complete(operation: &mut Operation) {
         if comes {
             let reference = RefOr::Ref(Ref::from_response_name(answer.name));
             operation.responses.responses.entry(answer.status.to_owned()).or_insert(reference);
+        }
+    }
+}
+
+/// A body that may be left out is described as a thing or null; null itself is no body that is understood.
+fn optional_body(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        if let Some(RefOr::T(Schema::OneOf(forms))) = &content.schema
+            && let [RefOr::T(Schema::Object(null)), thing @ RefOr::Ref(_)] = forms.items.as_slice()
+            && null.schema_type == Type::Null.into()
+        {
+            content.schema = Some(thing.clone());
+            body.required = Some(Required::False);
         }
     }
 }
