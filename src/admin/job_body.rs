@@ -168,7 +168,7 @@ impl JobRequest {
             }
             "dryRun" => self.dry_run = value.as_bool().ok_or("expected true or false")?,
             "ratePerSecond" => {
-                let rate = whole_number(&value).and_then(|rate| u32::try_from(rate).ok());
+                let rate = whole_number(value).and_then(|rate| u32::try_from(rate).ok());
                 self.rate_per_second = rate
                     .filter(|rate| (1..=RATE_MAX).contains(rate))
                     .ok_or_else(|| format!("expected a whole number from 1 to {RATE_MAX}"))?;
