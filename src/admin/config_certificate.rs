@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::body::Mistakes;
 use super::config_body::{ConfigInput, HEADER_MASK};
@@ -24,9 +25,14 @@ enum KeyInput {
 }
 
 /// A config's `clientCertificate` as answers show it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientCertificate)]
 pub(super) struct ShownCertificate {
+    /// The certificate and those that vouch for it, as PEM.
+    #[schema(max_length = 32768)]
     certificate: String,
+    /// Always masked.
+    #[schema(value_type = String, examples("****"))]
     key: &'static str,
 }
 
