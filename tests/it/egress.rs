@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::arrivals::Reply;
 use crate::forward_proxy::{ForwardProxy, Manner};
-use crate::stage::Stage;
+use crate::stage::{EVENT, Stage};
 use crate::support::{TestSpace, wait_for};
 
 #[test]
@@ -87,4 +87,32 @@ fn a_client_certificate_is_taken_shown_without_its_key_and_taken_away() {
     assert_eq!((status, &same["updatedAt"]), (200, &before["updatedAt"]), "what GET shows may come back");
     let (status, without) = put(serde_json::Value::Null);
     assert_eq!((status, without.get("clientCertificate")), (200, None));
+}
+
+#[test]
+fn a_tunnel_that_does_not_come_is_waited_for_and_one_that_is_denied_is_blocked() {
+    let proxy = ForwardProxy::start(Manner::Hang);
+    let space = TestSpace::new();
+    let url = proxy.url("");
+    // Longer than the second after which an event is handed to its queue.
+    let stage =
+        Stage::on(&space.url, &space.namespace, &["--proxy-url", &url, "--connect-timeout", "1500ms"]);
+    let body = json!({ "url": "https://receiver.example/hook", "events": [EVENT] });
+    stage.serve().put(&stage.token, "/configs", &body);
+    wait_for("the config to be in effect, and a tunnel to be waited for", || {
+        if proxy.heads().is_empty() {
+            stage.add(&[]);
+        }
+        stage.serve().sample("egress_faults", "proxy") >= 1.0
+    });
+    stage.wait_acked();
+    assert!(proxy.heads().iter().all(|head| head.starts_with("CONNECT receiver.example:443 HTTP/1.1\r\n")));
+    let waiting = stage.logs("&status=pending");
+    assert!(!waiting.is_empty() && waiting.iter().all(|record| record["attempts"] == 0), "{waiting:?}");
+    assert!(stage.logs("&status=failed").is_empty() && stage.logs("&status=retrying").is_empty());
+    proxy.set(Manner::Answer(403));
+    wait_for("all of them to be blocked", || stage.logs("&status=failed").len() == waiting.len());
+    for record in stage.logs("&status=failed") {
+        assert_eq!((&record["failReason"], &record["attempts"]), (&json!("blocked"), &json!(1)), "{record}");
+    }
 }
