@@ -22,7 +22,7 @@ use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::{Breakers, Permits};
-use crate::metrics::WalkMetrics;
+use crate::metrics::{Scrape, WalkMetrics};
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
@@ -55,6 +55,7 @@ impl Control {
         settings: &Arc<Settings>,
         redis: Redis,
         readiness: &Arc<Readiness>,
+        scrape: Scrape,
         control_stopped: watch::Receiver<bool>,
     ) -> Result<Self, AppError> {
         let link = redis.link();
@@ -67,7 +68,7 @@ impl Control {
         let (follower, follow_redis, follow_stop) =
             (Arc::clone(&directory), redis.clone(), control_stopped.clone());
         tokio::spawn(async move { follower.follow(&follow_redis, follow_stop).await });
-        let shared = Arc::new(share(settings, redis, shards)?);
+        let shared = Arc::new(share(settings, redis, shards, scrape)?);
         let mut configs = directory.subscribe();
         // The sender lives in the directory, which this function holds.
         let _ = configs.wait_for(|set| set.complete).await;
@@ -151,7 +152,12 @@ fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
     tokio::spawn(runner.run(stop));
 }
 
-fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
+fn share(
+    settings: &Arc<Settings>,
+    redis: Redis,
+    shards: Arc<[ShardKeys]>,
+    scrape: Scrape,
+) -> Result<Shared, AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
     let random: [u8; 8] = rand::random();
     let policy = settings.health.policy(settings.delivery.request_timeout);
@@ -170,7 +176,7 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         due_soon: shards.iter().map(|_| Notify::new()).collect(),
         visits: Arc::new(Visits::default()),
         egress: Arc::new(egress),
-        metrics: WalkMetrics::new(),
+        metrics: WalkMetrics::new(scrape.configs, scrape.board),
         leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         shards,
     })
@@ -197,6 +203,7 @@ fn follow_configs(
 ) {
     let first = configs.borrow_and_update().clone();
     shared.snapshot.store(Arc::new(Snapshot::build(first.by_id.values(), &Snapshot::default())));
+    health::count(&shared.metrics.board, &first);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let mut known = first;
@@ -208,6 +215,7 @@ fn follow_configs(
             let set = configs.borrow_and_update().clone();
             let snapshot = Snapshot::build(set.by_id.values(), &shared.snapshot.load());
             shared.snapshot.store(Arc::new(snapshot));
+            health::count(&shared.metrics.board, &set);
             for config in changed_between(&known, &set) {
                 shared.permits.set_rate(config, rate_limit(&set, config));
                 shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));

@@ -1,11 +1,10 @@
 //! One look at a shard: what the gauges show.
 
-use redis::{Value, cmd, pipe};
+use redis::{Value, pipe};
 
 use super::answer::{int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::ShardKeys;
-use super::publish::memory_share;
 use crate::domain::ids::StreamId;
 
 /// What one look at a shard found.
@@ -23,15 +22,6 @@ pub struct ShardState {
     pub rejected_bytes: u64,
     /// The first entry above the floor.
     pub oldest_undelivered: Option<StreamId>,
-}
-
-/// Used memory over `maxmemory`; `None` without a limit.
-///
-/// # Errors
-/// Redis's.
-pub async fn memory(link: &Link) -> Result<Option<f64>> {
-    let info: String = link.query("reading redis's memory", cmd("INFO").arg("memory")).await?;
-    Ok(memory_share(&info))
 }
 
 /// Looks at a shard.

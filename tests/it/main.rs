@@ -32,6 +32,7 @@ mod log_tally;
 mod log_world;
 mod logs;
 mod lost_replies;
+mod metrics;
 mod ops;
 mod proxy;
 mod publish;
