@@ -9,7 +9,7 @@ SCRIPTS = $(wildcard scripts/*.sh) .ci/run
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
 	@scripts/bootstrap.sh all
@@ -50,6 +50,10 @@ smoke: ## Run the demo once, small, and check that every event is accounted for
 deploy-check: ## Check the Dockerfile, the compose file and the Kubernetes base, and run the compose file's services
 	@scripts/bootstrap.sh deploy
 	scripts/deploy-check.sh
+
+dashboards-check: ## Check dashboards and alerts, and ask a Prometheus on a live Postrider every query of theirs
+	@scripts/bootstrap.sh dashboards
+	scripts/dashboards-check.sh
 
 dist: ## Make the static program, its manual, completions and unit as a tarball with a checksum (takes minutes)
 	@scripts/bootstrap.sh dist

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use postrider::domain::ids::{ConfigId, ConfigSequence};
+use postrider::redis::keys::Keys;
 use serde_json::json;
 
 use crate::arrivals::Reply;
-use crate::serving::Serve;
-use crate::stage::Stage;
+use crate::serving::{ORGANISATION, Serve};
+use crate::stage::{EVENT, Stage};
 use crate::support::{RedisServer, wait_within};
 
 /// The series of a scrape, by metric.
@@ -69,17 +71,23 @@ fn the_gauges_of_a_replica_that_lost_redis_disappear() {
 #[test]
 fn ten_thousand_failing_configs_make_a_bounded_number_of_series() {
     let server = RedisServer::start(&[]);
+    // Stored as the admin API stores them: an organisation gets no ten thousand there.
+    let mut raw = redis::Client::open(server.url()).expect("a url").get_connection().expect("a connection");
+    let configs = Keys::new("many").expect("a namespace").configs();
+    let mut pipeline = redis::pipe();
+    for number in 1..=10_000_u32 {
+        let id = ConfigId::new([7; 8], ConfigSequence(number)).to_string();
+        // Nobody listens on port 1: each attempt fails at once.
+        let config = json!({
+            "kind": "config", "id": id, "organisation": ORGANISATION, "version": 1, "headers": {},
+            "url": format!("http://127.0.0.1:1/{number}"), "events": [EVENT], "secret": "whsec_of_many_configs",
+            "active": true, "maxRetries": 3, "createdAt": 1, "updatedAt": 1,
+        });
+        pipeline.cmd("HSET").arg(&configs).arg(id).arg(config.to_string()).ignore();
+    }
+    pipeline.query::<()>(&mut raw).expect("HSET");
     let stage = Stage::on(&server.url(), "many", &["--workers", "2", "--log-level", "error"]);
     let before: usize = series(&stage.serve().metrics_text()).values().map(Vec::len).sum();
-    // Nobody listens on port 1: each attempt fails at once.
-    let configs: Vec<serde_json::Value> = (0..10_000)
-        .map(|number| {
-            json!({"url": format!("http://127.0.0.1:1/{number}"), "events": ["reward.earned"], "secret": "whsec_x"})
-        })
-        .collect();
-    for some in configs.chunks(500) {
-        stage.serve().put(&stage.token, "/configs", &json!(some));
-    }
     let wanted = 10_000.0;
     wait_within(Duration::from_secs(30), "the configs to be known", || {
         stage.serve().sample("postrider_configs", "active") >= wanted
