@@ -159,13 +159,11 @@ pub fn log_stream_ended(reason: &'static str) {
 }
 
 /// The gauge of how late a worker's loop ran, at worst in the last seconds.
-#[must_use]
 pub fn loop_lag(worker: usize) -> Gauge {
     gauge!("postrider_loop_lag_seconds", "worker" => worker.to_string())
 }
 
 /// The gauge of whether a worker holds its leases.
-#[must_use]
 pub fn worker_leased(worker: usize) -> Gauge {
     gauge!("postrider_worker_leased", "worker" => worker.to_string())
 }

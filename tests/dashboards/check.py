@@ -226,6 +226,8 @@ def journey(stage):
     complaints = list(lint.rule_complaints(stage.ask("rules")["groups"]))
     if complaints:
         raise Failure("\n".join(complaints))
+    # What happens before the first scrape is in no increase.
+    wait_for("both replicas to be scraped", lambda: value(stage, "count(postrider_build_info)") == 2)
     ids = stage.put_configs()
     threading.Thread(target=stage.publish, daemon=True).start()
     # Without an organisation: nobody can deliver it.
@@ -247,8 +249,9 @@ def journey(stage):
     wait_for("the loss of the replica to be noticed",
              lambda: ("PostriderReplicaLost", "pending") in alerts(stage), 10)
     wait_for("the takeover", lambda: (value(stage, "max(postrider_live_replicas)") or 0) == 1, 20)
+    wait_for("the rejected event to be told", lambda: ("PostriderEventsRejected", "firing") in alerts(stage), 10)
     firing = {name for name, state in alerts(stage) if state == "firing"}
-    if firing & {"PostriderRedisAway", "PostriderNoProgress", "PostriderAbsent", "PostriderNotSampled"}:
+    if firing & {"PostriderRedisAway", "PostriderNoProgress", "PostriderAbsent", "PostriderNotSampled", "PostriderEvicted", "PostriderDiskFails"}:
         raise Failure(f"false alarms: {firing}")
     print(f"alerts: firing {sorted(firing)}")
 
