@@ -283,6 +283,14 @@ REPLICAS = [
           "Redis's clock minus each machine's. Far from 0: logs differ in time, and receivers that check timestamps "
           "refuse. Repair NTP.",
           ("postrider_clock_offset_seconds{SEL}", "{{instance}}")),
+    panel("Connections to the admin API", "short",
+          "Open connections by replica. At --admin-connections-max: further ones wait. Find who keeps them open.",
+          ("sum by (instance) (postrider_admin_connections{SEL})", "{{instance}}")),
+    panel("Refused by the admin API", "ops",
+          "Requests with bad tokens, and those that a limit refused. Bad tokens: a client lost its own, or somebody "
+          "tries some. token rate: a caller loops.",
+          ("sum(rate(postrider_admin_auth_failures_total{SEL}[RATE]))", "bad token"),
+          (per_second("postrider_admin_refused_total", "limit"), "{{limit}}")),
     panel("Versions", "short",
           "Replicas by version. More than one for longer than a rolling restart: finish the upgrade.",
           ("count by (version) (postrider_build_info{SEL})", "{{version}}"), kind="stat"),

@@ -3,14 +3,13 @@
 use std::fmt::Display;
 
 use axum::extract::{RawQuery, State};
-use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::auth::{Caller, READ_AUDIT, authenticate};
+use super::auth::Caller;
 use super::error::ApiError;
 use super::query::Query;
 use super::state::AdminState;
@@ -99,7 +98,7 @@ pub async fn note(
 /// Who changed what, newest first
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/audit",
+    path = "/webhooks/audit",
     operation_id = "getWebhookAudit",
     tag = "audit",
     params(
@@ -112,12 +111,11 @@ pub async fn note(
     ),
     responses((status = 200, description = "A page of changes", body = AuditAnswer)),
 )]
-async fn list(
+pub(super) async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<AuditAnswer>, ApiError> {
-    let caller = authenticate(&state, &headers, PROCEDURE, READ_AUDIT).await?;
     let mut parameters =
         Query::new(query.as_deref(), &["since", "until", "action", "target", "limit", "cursor"]);
     let (since, until) = parameters.window();

@@ -2,15 +2,18 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde_json::json;
 
-use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
+use super::audit;
+use super::auth::Caller;
 use super::body::read_body;
+use super::described::{ConfigIdText, JobIdText};
 use super::error::ApiError;
-use super::job_body::{Counted, JobRequest, JobRequestBody, ShownJob, ShownJobs};
+use super::job_body::{Counted, JobRequest, JobRequestBody, ReplayRequestBody, ShownJob, ShownJobs};
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, StoredConfig};
@@ -48,7 +51,7 @@ pub(super) fn routes() -> Router<AdminState> {
     path = "/webhooks/configs/{id}/recover",
     operation_id = "recoverWebhookConfig",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
     request_body = Option<JobRequestBody>,
     responses(
         (status = 200, description = "A dry run: how many would be recovered", body = Counted),
@@ -57,10 +60,10 @@ pub(super) fn routes() -> Router<AdminState> {
 )]
 pub(super) async fn recover_failed(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), RECOVER, WRITE_CONFIGS).await?;
     let mine = live(&state, &caller, RECOVER, path)?;
     let asked = parse(request, RECOVER).await?;
     let now = state.clock.now();
@@ -80,8 +83,8 @@ pub(super) async fn recover_failed(
     path = "/webhooks/configs/{id}/replay",
     operation_id = "replayWebhookConfig",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
-    request_body = JobRequestBody,
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
+    request_body = ReplayRequestBody,
     responses(
         (status = 200, description = "A dry run: how many would be replayed", body = Counted),
         (status = 202, description = "The job has begun", body = ShownJob),
@@ -89,10 +92,10 @@ pub(super) async fn recover_failed(
 )]
 pub(super) async fn replay_events(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), REPLAY, WRITE_CONFIGS).await?;
     let mine = live(&state, &caller, REPLAY, path)?;
     let asked = parse(request, REPLAY).await?;
     let Some(since) = asked.since else {
@@ -116,15 +119,14 @@ pub(super) async fn replay_events(
     path = "/webhooks/configs/{id}/jobs",
     operation_id = "getWebhookJobs",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
     responses((status = 200, description = "The jobs, the newest first", body = ShownJobs))
 )]
 pub(super) async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ShownJobs>, ApiError> {
-    let caller = authenticate(&state, &headers, LIST, READ_CONFIGS).await?;
     let owned = known(&state, &caller, LIST, path.map(|Path(id)| id))?;
     let failed = |error| ApiError::from_redis(LIST, &error);
     let mut shown = Vec::new();
@@ -141,15 +143,14 @@ pub(super) async fn list(
     path = "/webhooks/configs/{id}/jobs/{jobId}",
     operation_id = "getWebhookJob",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config"), ("jobId" = inline(JobIdText), Path, description = "The job")),
     responses((status = 200, description = "The job", body = ShownJob))
 )]
 pub(super) async fn one(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ShownJob>, ApiError> {
-    let caller = authenticate(&state, &headers, ONE, READ_CONFIGS).await?;
     let (_, stored) = found(&state, &caller, ONE, path).await?;
     shown(&state, ONE, &stored.job).await.map(Json)
 }
@@ -160,15 +161,14 @@ pub(super) async fn one(
     path = "/webhooks/configs/{id}/jobs/{jobId}/cancel",
     operation_id = "cancelWebhookJob",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config"), ("jobId" = inline(JobIdText), Path, description = "The job")),
     responses((status = 200, description = "The job, cancelled", body = ShownJob))
 )]
 pub(super) async fn cancel(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ShownJob>, ApiError> {
-    let caller = authenticate(&state, &headers, CANCEL, WRITE_CONFIGS).await?;
     let (owned, mut stored) = found(&state, &caller, CANCEL, path).await?;
     let failed = |error| ApiError::from_redis(CANCEL, &error);
     if stored.job.state == JobState::Running {
@@ -177,6 +177,8 @@ pub(super) async fn cancel(
         // Where it ended by itself in this moment, that stands.
         let now = jobs::find(&state.redis, &owned, stored.job.id).await.map_err(failed)?;
         stored = now.ok_or_else(|| no_such_job(CANCEL))?;
+        let (before, after) = (json!({ "state": "running" }), json!({ "state": stored.job.state }));
+        audit::note(&state, &caller, CANCEL, stored.job.id, Some(before), Some(after)).await;
     }
     match stored.job.state {
         JobState::Cancelled => shown(&state, CANCEL, &stored.job).await.map(Json),
@@ -218,7 +220,12 @@ async fn begin(
     };
     let begun = jobs::begin(&state.redis, &mine.owned, &job).await;
     match begun.map_err(|error| ApiError::from_redis(procedure, &error))? {
-        Begun::Begun => Ok((StatusCode::ACCEPTED, Json(ShownJob::of(&job, &[]))).into_response()),
+        Begun::Begun => {
+            let shown = ShownJob::of(&job, &[]);
+            let after = serde_json::to_value(&shown).ok();
+            audit::note(state, caller, procedure, job.config, None, after).await;
+            Ok((StatusCode::ACCEPTED, Json(shown)).into_response())
+        }
         Begun::Busy(other) => {
             let message = format!("path.id: {other} of this config runs; wait for its end, or cancel it");
             Err(ApiError::conflict(procedure, message))

@@ -18,7 +18,7 @@ use futures_util::stream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::auth::{Caller, READ_LOGS, authenticate};
+use super::auth::Caller;
 use super::error::ApiError;
 use super::log_event::{TailFilter, event_text};
 use super::server::Stopping;
@@ -49,7 +49,7 @@ const HELLO: &str = ": connected\nretry: 2000\n\n";
 
 /// The open streams, by organisation.
 #[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
+pub(super) struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
 
 /// One open stream; its end frees the place.
 struct Place {
@@ -89,7 +89,7 @@ pub(super) fn routes() -> Router<AdminState> {
 /// Attempts as they are made, as server-sent events
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/logs/stream",
+    path = "/webhooks/logs/stream",
     operation_id = "streamWebhookLogs",
     tag = "logs",
     params(
@@ -103,14 +103,14 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "Events `attempt` and `fate`", content_type = "text/event-stream", body = String)),
 )]
-async fn follow(
+pub(super) async fn follow(
     State(state): State<AdminState>,
+    caller: Caller,
     Extension(places): Extension<Places>,
     stopping: Option<Extension<Stopping>>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, &headers, PROCEDURE, READ_LOGS).await?;
     let filter = TailFilter::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(PROCEDURE, message))?;
     let start = match (last_event(&headers)?, filter.since()) {

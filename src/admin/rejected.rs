@@ -2,7 +2,7 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::audit::note;
-use super::auth::{Caller, authenticate_operator};
+use super::auth::Caller;
 use super::body::{Mistakes, read_body};
 use super::error::ApiError;
 use super::query::Query;
@@ -29,7 +29,7 @@ const DELETE: &str = "deleteRejectedEvent";
 /// The answer of `GET /webhooks/rejected`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct RejectedAnswer {
+pub(super) struct RejectedAnswer {
     /// The entries, newest first.
     edges: Vec<RejectedRecord>,
     /// Where the next page begins; `null` when there is nothing more.
@@ -38,7 +38,7 @@ struct RejectedAnswer {
 
 /// An entry that is an event again.
 #[derive(Debug, Serialize, ToSchema)]
-struct Requeued {
+pub(super) struct Requeued {
     /// The event's id in the stream.
     id: String,
     /// The nonce that its deliveries carry.
@@ -56,7 +56,7 @@ pub(super) fn routes() -> Router<AdminState> {
 /// Stream entries that could not be understood, newest first
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/rejected",
+    path = "/webhooks/rejected",
     operation_id = "getRejectedEvents",
     tag = "rejected",
     params(
@@ -68,12 +68,11 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "A page of entries", body = RejectedAnswer)),
 )]
-async fn list(
+pub(super) async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    _caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<RejectedAnswer>, ApiError> {
-    authenticate_operator(&state, &headers, LIST).await?;
     let mut parameters =
         Query::new(query.as_deref(), &["reason", "field", "organisationId", "limit", "cursor"]);
     let reasons = RejectReason::ALL.map(RejectReason::as_str).join(", ");
@@ -98,18 +97,17 @@ async fn list(
 /// One entry with everything that was kept of it
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/rejected/{id}",
+    path = "/webhooks/rejected/{id}",
     operation_id = "getRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     responses((status = 200, description = "The entry", body = RejectedRecord)),
 )]
-async fn one(
+pub(super) async fn one(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    _caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<RejectedRecord>, ApiError> {
-    authenticate_operator(&state, &headers, ONE).await?;
     let entry = find(&state, ONE, path_id(ONE, path)?).await?;
     Ok(Json(RejectedRecord::new(&entry, None)))
 }
@@ -117,19 +115,19 @@ async fn one(
 /// Repair an entry and put it back among the events
 #[utoipa::path(
     post,
-    path = "/api/v2/admin/webhooks/rejected/{id}/requeue",
+    path = "/webhooks/rejected/{id}/requeue",
     operation_id = "requeueRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     request_body(content = Option<RequeueBody>, description = "What to repair; nothing may be sent"),
     responses((status = 202, description = "It is an event again", body = Requeued)),
 )]
-async fn requeue(
+pub(super) async fn requeue(
     State(state): State<AdminState>,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<(StatusCode, Json<Requeued>), ApiError> {
-    let caller = authenticate_operator(&state, request.headers(), REQUEUE).await?;
     let id = path_id(REQUEUE, path)?;
     let bytes = read_body(request.into_body(), REQUEUE).await?;
     let refused = |mistakes: Mistakes| ApiError::bad_request(REQUEUE, mistakes.to_string());
@@ -156,18 +154,17 @@ async fn requeue(
 /// Remove an entry for good
 #[utoipa::path(
     delete,
-    path = "/api/v2/admin/webhooks/rejected/{id}",
+    path = "/webhooks/rejected/{id}",
     operation_id = "deleteRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     responses((status = 204, description = "It is gone")),
 )]
-async fn delete(
+pub(super) async fn delete(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let caller = authenticate_operator(&state, &headers, DELETE).await?;
     let id = path_id(DELETE, path)?;
     let entry = find(&state, DELETE, id).await?;
     let from_redis = |error: RedisError| ApiError::from_redis(DELETE, &error);

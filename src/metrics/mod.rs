@@ -168,6 +168,22 @@ pub fn worker_leased(worker: usize) -> Gauge {
     gauge!("postrider_worker_leased", "worker" => worker.to_string())
 }
 
+/// Counts a request without a usable token.
+pub fn admin_unauthorized() {
+    counter!("postrider_admin_auth_failures_total").increment(1);
+}
+
+/// Counts a request that a limit of the admin API refused: `address`, `bodies`, `body size`, `request time`,
+/// `requests`, `slow body`, `token rate`.
+pub fn admin_refused(limit: &'static str) {
+    counter!("postrider_admin_refused_total", "limit" => limit).increment(1);
+}
+
+/// The admin API's open connections.
+pub fn admin_connections() -> Gauge {
+    gauge!("postrider_admin_connections")
+}
+
 // === impl WalkMetrics ===
 
 impl WalkMetrics {

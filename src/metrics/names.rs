@@ -60,6 +60,11 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_stored_unreadable_total",
         "Stored values that could not be read, by kind: configs, tokens, records, pages.",
     ),
+    (
+        "postrider_admin_auth_failures_total",
+        "Requests to the admin API with a missing, malformed or unknown token.",
+    ),
+    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
 ];
 
 /// Gauges: name and meaning.
@@ -78,6 +83,7 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
     ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
+    ("postrider_admin_connections", "Open connections to the admin API."),
     ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
     ("postrider_configs", "Configs by state: active, paused, disabled."),
     ("postrider_floor_age_seconds", "How far the floor lies behind while anything is above it, by shard."),

@@ -48,6 +48,8 @@ impl Serve {
             .args(["--listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--ops-listen", &format!("127.0.0.1:{ops_port}")])
             .args(["--allow-http", "--allow-target", "127.0.0.0/8"])
+            // Tests wait for conditions by asking often.
+            .args(["--admin-rate-limit", "0"])
             .args(if extra.contains(&"--lease") { &[] } else { &["--lease", "1s"][..] })
             .args(extra)
             .current_dir(directory.path())
@@ -70,6 +72,11 @@ impl Serve {
         serve
     }
 
+    /// The port of the admin API.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -78,11 +85,6 @@ impl Serve {
     /// The admin API's address, as the command line takes it.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)
-    }
-
-    /// The admin API's port.
-    pub(crate) const fn admin_port(&self) -> u16 {
-        self.admin_port
     }
 
     /// Whether `/readyz` answers 200.
@@ -211,7 +213,7 @@ pub(crate) fn create_token(redis_url: &str, namespace: &str) -> String {
 }
 
 /// One request on a connection of its own.
-fn call(
+pub(crate) fn call(
     port: u16,
     method: Method,
     path: &str,
