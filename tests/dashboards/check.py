@@ -258,7 +258,7 @@ def journey(stage):
 
 
 def main():
-    complaints = list(lint.dashboard_complaints())
+    complaints = [*lint.blind_spots(), *lint.dashboard_complaints(), *lint.provisioning_complaints()]
     if complaints:
         raise Failure("\n".join(complaints))
     for name, title in RIGHTLY_EMPTY:

@@ -102,6 +102,17 @@ def panel_complaints(panel, kinds):
         yield from target_complaints(target, kinds)
 
 
+def blind_spots():
+    """What the checks of panels do not see of a panel that breaks them all."""
+    bad = {"title": "", "description": "x", "fieldConfig": {"defaults": {}}, "targets": [
+        {"expr": "sum(postrider_events_read_total[5m]) + postrider_nothing", "datasource": {"uid": "mine"}}]}
+    seen = "\n".join(panel_complaints(bad, declared()))
+    for what in ("no title", "no unit", "data source of its own", "without job", "without instance", "[5m]",
+                 "without rate", "postrider_nothing is not declared", "the chosen data source"):
+        if what not in seen:
+            yield f"the linter does not see: {what}"
+
+
 def dashboard_complaints():
     kinds, uids = declared(), set()
     for name in DASHBOARDS:
@@ -115,6 +126,26 @@ def dashboard_complaints():
             yield from (f"{name}: '{panel['title']}' {what}" for what in panel_complaints(panel, kinds))
     if len(uids) != len(DASHBOARDS):
         yield "two dashboards have one uid"
+
+
+def provisioning_complaints():
+    """What is mounted is what Grafana is told to read, as often as Prometheus scrapes."""
+    def read(path):
+        return (ROOT / path).read_text(encoding="utf-8")
+
+    compose, provider = read("docker-compose.yml"), read("grafana/provisioning/dashboards/postrider.yaml")
+    source, prometheus = read("grafana/provisioning/datasources/prometheus.yaml"), read("deploy/prometheus/prometheus.yml")
+    folder = re.search(r"\n\s+path: (\S+)\n", provider)[1]
+    if f"./grafana/dashboards:{folder}:ro" not in compose:
+        yield f"docker-compose.yml does not mount the dashboards at {folder}"
+    home = re.search(r"DEFAULT_HOME_DASHBOARD_PATH: (\S+)", compose)[1]
+    if pathlib.PurePath(home).parent != pathlib.PurePath(folder) or pathlib.PurePath(home).stem not in DASHBOARDS:
+        yield f"the home dashboard {home} is none of them"
+    host = re.search(r"url: http://(\w+):9090", source)[1]
+    if f"\n  {host}:\n" not in compose:
+        yield f"the data source asks {host}, which docker-compose.yml does not have"
+    if re.search(r"timeInterval: (\w+)", source)[1] != re.search(r"scrape_interval: (\w+)", prometheus)[1]:
+        yield "the data source's timeInterval is not Prometheus's scrape_interval"
 
 
 def rule_complaints(groups):

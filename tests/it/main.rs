@@ -51,6 +51,7 @@ mod rejected;
 mod replay;
 mod roles;
 mod rotation;
+mod sampling;
 mod script_world;
 mod scripts;
 mod scripts_corrupt;
