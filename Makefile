@@ -66,6 +66,10 @@ deploy-check: ## Check the Dockerfile, the compose file and the Kubernetes base,
 	@scripts/bootstrap.sh deploy
 	scripts/deploy-check.sh
 
+dashboards-check: ## Check dashboards and alerts, and ask a Prometheus on a live Postrider every query of theirs
+	@scripts/bootstrap.sh dashboards
+	scripts/dashboards-check.sh
+
 dist: ## Make the static program, its manual, completions and unit as a tarball with a checksum (takes minutes)
 	@scripts/bootstrap.sh dist
 	scripts/dist.sh

@@ -7,6 +7,7 @@
 #   scripts/bootstrap.sh api      what `make api-check` needs: that of test, Python with venv, Node.js with npm
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
+#   scripts/bootstrap.sh dashboards   what `make dashboards-check` needs: Python, Prometheus with promtool
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -178,6 +179,13 @@ deploy)
     need_go
     need_prometheus
     ;;
+dashboards)
+    need_rust
+    need_cc
+    need_redis
+    need_python
+    need_prometheus
+    ;;
 dist)
     need_rust
     need_cc
@@ -186,6 +194,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, api, demo, all, deploy or dist"
+    fail "unknown: $1; expected build, test, lint, api, demo, all, deploy, dashboards or dist"
     ;;
 esac

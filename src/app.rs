@@ -90,20 +90,20 @@ pub fn serve(settings: Settings) -> Result<ExitReason, AppError> {
 
 async fn run(settings: Settings) -> Result<ExitReason, AppError> {
     let mut signals = Signals::new()?;
-    let prometheus = start::install_metrics()?;
+    let scrape = start::install_metrics()?;
     start::raise_file_limit(&settings);
     let readiness = Arc::new(Readiness::new());
     let starting = readiness.latch("started");
     let (stop_control, control_stopped) = watch::channel(false);
     let Listeners { admin, ops } = Listeners::bind(&settings).await?;
-    start::serve_ops(ops, Arc::clone(&readiness), prometheus, control_stopped.clone());
+    start::serve_ops(ops, Arc::clone(&readiness), scrape.clone(), control_stopped.clone());
     let settings = Arc::new(settings);
     let opened = tokio::select! {
         opened = open_redis(&settings) => opened?,
         () = signals.next() => return Ok(ExitReason::Drained),
     };
     let (redis, embedded) = opened;
-    let ended = match Control::start(&settings, redis, &readiness, control_stopped).await {
+    let ended = match Control::start(&settings, redis, &readiness, scrape, control_stopped).await {
         Ok(control) => {
             let serving = control.serve_admin(admin);
             starting.set(true);

@@ -9,8 +9,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+
+use crate::metrics::Scrape;
 
 /// What must hold before the process is ready: named latches, each set and cleared by the room that knows.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub struct Latch(Arc<AtomicBool>);
 #[derive(Clone)]
 struct OpsState {
     readiness: Arc<Readiness>,
-    prometheus: PrometheusHandle,
+    scrape: Scrape,
 }
 
 #[derive(Serialize)]
@@ -58,8 +59,14 @@ impl Readiness {
     /// The names of the conditions that are not met.
     #[must_use]
     pub fn failing(&self) -> Vec<&'static str> {
+        self.conditions().into_iter().filter(|(_, met)| !met).map(|(name, _)| name).collect()
+    }
+
+    /// Every condition, and whether it is met.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<(&'static str, bool)> {
         let latches = self.latches.lock().unwrap_or_else(PoisonError::into_inner);
-        latches.iter().filter(|(_, met)| !met.load(Ordering::Relaxed)).map(|(name, _)| *name).collect()
+        latches.iter().map(|(name, met)| (*name, met.load(Ordering::Relaxed))).collect()
     }
 }
 
@@ -75,12 +82,12 @@ impl Latch {
 // === routes ===
 
 /// The routes of the operator's listener.
-pub fn ops_router(readiness: Arc<Readiness>, prometheus: PrometheusHandle) -> Router {
+pub fn ops_router(readiness: Arc<Readiness>, scrape: Scrape) -> Router {
     Router::new()
         .route("/livez", get(|| async { Json(serde_json::json!({"alive": true})) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(OpsState { readiness, prometheus })
+        .with_state(OpsState { readiness, scrape })
 }
 
 async fn ready(State(state): State<OpsState>) -> (StatusCode, Json<Ready>) {
@@ -91,6 +98,6 @@ async fn ready(State(state): State<OpsState>) -> (StatusCode, Json<Ready>) {
 
 async fn metrics(State(state): State<OpsState>) -> Response {
     // The text exposition format, version 0.0.4.
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.prometheus.render())
-        .into_response()
+    let text = state.scrape.text(&state.readiness.conditions());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -24,7 +24,7 @@ use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::{Breakers, Permits};
-use crate::metrics::{self, WalkMetrics};
+use crate::metrics::{self, Scrape, WalkMetrics};
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
@@ -59,6 +59,7 @@ impl Control {
         settings: &Arc<Settings>,
         redis: Redis,
         readiness: &Arc<Readiness>,
+        scrape: Scrape,
         control_stopped: watch::Receiver<bool>,
     ) -> Result<Self, AppError> {
         let link = redis.link();
@@ -71,7 +72,7 @@ impl Control {
         let (follower, follow_redis, follow_stop) =
             (Arc::clone(&directory), redis.clone(), control_stopped.clone());
         tokio::spawn(async move { follower.follow(&follow_redis, follow_stop).await });
-        let (shared, exporter) = share(settings, redis, shards)?;
+        let (shared, exporter) = share(settings, redis, shards, scrape)?;
         let shared = Arc::new(shared);
         let mut configs = directory.subscribe();
         // The sender lives in the directory, which this function holds.
@@ -170,6 +171,7 @@ fn share(
     settings: &Arc<Settings>,
     redis: Redis,
     shards: Arc<[ShardKeys]>,
+    scrape: Scrape,
 ) -> Result<(Shared, Option<Exporter>), AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
     let random: [u8; 8] = rand::random();
@@ -191,7 +193,7 @@ fn share(
         due_soon: shards.iter().map(|_| Notify::new()).collect(),
         visits: Arc::new(Visits::default()),
         egress: Arc::new(egress),
-        metrics: WalkMetrics::new(),
+        metrics: WalkMetrics::new(scrape.configs, scrape.board),
         leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         shards,
     };
@@ -231,6 +233,7 @@ fn follow_configs(
 ) {
     let first = configs.borrow_and_update().clone();
     shared.snapshot.store(Arc::new(Snapshot::build(first.by_id.values(), &Snapshot::default())));
+    health::count(&shared.metrics.board, &first);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let mut known = first;
@@ -242,6 +245,7 @@ fn follow_configs(
             let set = configs.borrow_and_update().clone();
             let snapshot = Snapshot::build(set.by_id.values(), &shared.snapshot.load());
             shared.snapshot.store(Arc::new(snapshot));
+            health::count(&shared.metrics.board, &set);
             for config in changed_between(&known, &set) {
                 shared.permits.set_rate(config, rate_limit(&set, config));
                 shared.shards.iter().for_each(|keys| shared.visits.ask(keys.shard, config));

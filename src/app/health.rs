@@ -6,9 +6,11 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::domain::breaker::Health;
+use crate::domain::clock::UnixMillis;
+use crate::domain::config::StoredConfig;
 use crate::domain::ids::ConfigId;
-use crate::metrics::Sampled;
-use crate::redis::directory::{Directory, HealthSet};
+use crate::metrics::{Board, WORST, label, summed};
+use crate::redis::directory::{ConfigSet, Directory, HealthSet};
 use crate::upkeep::{HealthKeeper, HealthKeeperParts, OperatorEvents};
 use crate::worker::Shared;
 
@@ -35,7 +37,7 @@ pub(super) fn follow(shared: &Arc<Shared>, directory: &Arc<Directory>, mut stop:
                 }
             }
             shared.due_soon.iter().for_each(Notify::notify_one);
-            sample(&set);
+            sample(&shared.metrics.board, &set);
             known = set;
         }
     });
@@ -73,8 +75,35 @@ fn changed_between(before: &HealthSet, after: &HealthSet) -> Vec<(ConfigId, bool
 }
 
 #[allow(clippy::cast_precision_loss)] // Gauges are floats; counts stay far below 2^52.
-fn sample(set: &HealthSet) {
+fn sample(board: &Board, set: &HealthSet) {
     let count = |wanted: fn(&Health) -> bool| set.values().filter(|health| wanted(health)).count() as f64;
-    Sampled::whole("postrider_breakers_open", count(|health| health.state.is_shut()));
-    Sampled::whole("postrider_configs_failing", count(|health| health.failing_since.is_some()));
+    board.whole("postrider_breakers_open", count(|health| health.state.is_shut()));
+    board.whole("postrider_configs_failing", count(|health| health.failing_since.is_some()));
+    let mut open: Vec<(UnixMillis, ConfigId)> = set
+        .iter()
+        .filter(|(_, health)| health.state.is_shut())
+        .map(|(id, known)| (known.since, *id))
+        .collect();
+    // Those that are open for longest are named: always the same ones, as long as they are.
+    open.sort_unstable();
+    let more = open.len().saturating_sub(WORST);
+    open.truncate(WORST);
+    let named = open.into_iter().map(|(_, config)| (config, 1.0)).collect();
+    board.whole_all("postrider_config_breaker_open", summed(named, more as f64));
+}
+
+/// Shows how many configs there are in which state.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn count(board: &Board, configs: &ConfigSet) {
+    let (mut active, mut paused, mut disabled) = (0_u64, 0_u64, 0_u64);
+    for stored in configs.by_id.values() {
+        match &**stored {
+            StoredConfig::Config(config) if config.disabled.is_some() => disabled += 1,
+            StoredConfig::Config(config) if !config.active => paused += 1,
+            StoredConfig::Config(_) => active += 1,
+            StoredConfig::Tombstone(_) => {}
+        }
+    }
+    let states = [("active", active), ("paused", paused), ("disabled", disabled)];
+    board.whole_all("postrider_configs", states.map(|(state, count)| (label("state", state), count as f64)));
 }

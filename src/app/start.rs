@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -11,7 +11,7 @@ use super::{AppError, bind, build};
 use crate::admin::ops::{Readiness, ops_router};
 use crate::admin::server;
 use crate::admin::tls::Certificates;
-use crate::metrics::{self, BATCH_BUCKETS, SECONDS_BUCKETS};
+use crate::metrics::{self, BATCH_BUCKETS, SECONDS_BUCKETS, Scrape};
 use crate::redis::connection::Redis;
 use crate::redis::embedded::EmbeddedRedis;
 use crate::redis::keyspace;
@@ -61,7 +61,7 @@ impl Listeners {
 }
 
 /// Installs the recorder of this process's metrics.
-pub(super) fn install_metrics() -> Result<PrometheusHandle, AppError> {
+pub(super) fn install_metrics() -> Result<Scrape, AppError> {
     let buckets = |builder: PrometheusBuilder, suffix: &str, values: &[f64]| {
         builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), values)
     };
@@ -77,17 +77,17 @@ pub(super) fn install_metrics() -> Result<PrometheusHandle, AppError> {
             upkeep.run_upkeep();
         }
     });
-    Ok(handle)
+    Ok(Scrape::new(handle))
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` from now on, also while Redis is awaited.
 pub(super) fn serve_ops(
     listener: TcpListener,
     readiness: Arc<Readiness>,
-    prometheus: PrometheusHandle,
+    scrape: Scrape,
     stop: watch::Receiver<bool>,
 ) {
-    tokio::spawn(server::serve(listener, ops_router(readiness, prometheus), stop));
+    tokio::spawn(server::serve(listener, ops_router(readiness, scrape), stop));
 }
 
 /// Raises the limit of open files to what the system allows, and says where that is too little for the limits

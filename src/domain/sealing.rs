@@ -247,7 +247,7 @@ mod tests {
 
     fn config(secret: &str) -> Value {
         json!({"kind": "config", "id": "a1", "secret": secret, "url": "https://x.example/",
-               "headers": {"X-Key": "v1", "Authorization": "Bearer t"},
+               "headers": {"X-Key": "the key", "Authorization": "Bearer t"},
                "previousSecret": {"secret": "whsec_old", "until": 5}})
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let mut stored = config("whsec_new");
         keyring(&[1]).seal_config(&mut stored);
         let text = stored.to_string();
-        for secret in ["whsec_new", "v1", "Bearer t", "whsec_old"] {
+        for secret in ["whsec_new", "the key", "Bearer t", "whsec_old"] {
             assert!(!text.contains(secret), "{secret}: {text}");
         }
         assert!(text.contains("https://x.example/") && text.contains("X-Key"));

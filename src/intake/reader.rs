@@ -106,6 +106,8 @@ impl Intake {
     /// An intake that has read nothing.
     #[must_use]
     pub fn new(parts: IntakeParts) -> Rc<Self> {
+        // A counter that begins with its first loss would hide that loss from whoever watches it rise.
+        metrics::rejected_evicted(parts.keys.shard.0, 0);
         Rc::new(Self {
             parts,
             scratch: RefCell::default(),
@@ -213,7 +215,10 @@ impl Intake {
         let entries = if own_turn {
             self.read_blocking(consumer, count, stop).await?
         } else {
-            events::read(&self.parts.link, &self.parts.keys, &consumer.name, count, None).await?
+            let asked = Instant::now();
+            let found = events::read(&self.parts.link, &self.parts.keys, &consumer.name, count, None).await?;
+            self.parts.metrics.redis_read_seconds.record(asked.elapsed().as_secs_f64());
+            found
         };
         let found = entries.len();
         self.last_read.set(entries.last().map(|entry| entry.id).or(self.last_read.get()));

@@ -225,7 +225,8 @@ impl Lanes {
             _ => None,
         };
         let permits = &self.parts.permits;
-        let lane = lanes.entry(config).or_insert_with(|| Lane::new(config, permits.lane(config, rate)));
+        let made = || Lane::new(config, permits.lane(config, rate), self.parts.metrics.configs.of(config));
+        let lane = lanes.entry(config).or_insert_with(made);
         lane.last_used.set(Instant::now());
         Rc::clone(lane)
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::permits::{LanePermits, Permit, Permits};
 use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::metrics::ConfigMeter;
 use crate::settle::Job;
 
 /// Permits that wait for one visit of the scheduler: as many as one claim takes.
@@ -19,6 +20,8 @@ const BACKLOG_PERMITS_MAX: usize = 64;
 pub(super) struct Lane {
     pub(super) config: ConfigId,
     pub(super) permits: Arc<LanePermits>,
+    /// What is shown of the config.
+    pub(super) meter: Arc<ConfigMeter>,
     pub(super) queue: RefCell<VecDeque<Rc<Job>>>,
     /// The attempts in flight, by the job's number: the first is the oldest.
     pub(super) in_flight: RefCell<BTreeMap<u64, InFlight>>,
@@ -38,10 +41,11 @@ pub(super) struct InFlight {
 // === impl Lane ===
 
 impl Lane {
-    pub(super) fn new(config: ConfigId, permits: Arc<LanePermits>) -> Rc<Self> {
+    pub(super) fn new(config: ConfigId, permits: Arc<LanePermits>, meter: Arc<ConfigMeter>) -> Rc<Self> {
         Rc::new(Self {
             config,
             permits,
+            meter,
             queue: RefCell::default(),
             in_flight: RefCell::default(),
             backlog_permits: RefCell::default(),

@@ -40,6 +40,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.lane.in_flight.borrow_mut().remove(&self.number);
+        self.lane.meter.end();
         if std::thread::panicking() && self.job.is_undecided() {
             // Its event must not wait for it for ever; a claimed delivery is due again when its claim is past.
             self.lanes.parts.settler.park(&self.job, FAULT_LOOK, FAULT_LOOK);
@@ -74,6 +75,7 @@ impl Lanes {
         job.started.set(true);
         permit.spend();
         lane.in_flight.borrow_mut().insert(number, InFlight { since: Instant::now(), permit });
+        lane.meter.begin();
         let running = Running { lanes: Rc::clone(self), lane: Rc::clone(lane), number, job };
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
@@ -191,7 +193,9 @@ impl Lanes {
             lane.permits.gate.pace.hold(asked);
         }
         let metrics = &self.parts.metrics;
-        metrics.outcome(result.outcome_with(retry_on)).increment(1);
+        let outcome = result.outcome_with(retry_on);
+        metrics.outcome(outcome).increment(1);
+        metrics.configs.attempted(&lane.meter, outcome == Outcome::Delivered, result.took);
         metrics.attempt_seconds.record(result.took.as_secs_f64());
         match &result.reply {
             Err(fault) => metrics.fault(fault.kind).increment(1),

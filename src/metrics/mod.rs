@@ -1,8 +1,20 @@
-//! Every metric's name, once, with its meaning (docs/OPERATIONS.md, "Metrics").
+//! Every metric, once: names and meanings in [`names`] (docs/OPERATIONS.md, "Metrics"), and what counts.
 //!
 //! Owns: names, labels, and the handles that the walk keeps so that counting costs one atomic add. May use:
-//! `domain`. Labels come from closed sets only: outcomes, reasons, operations, shards, workers.
-//! Counters and histograms are in-process; gauges under [`Sampled`] are read from Redis by upkeep.
+//! `domain`. Labels come from closed sets: outcomes, reasons, operations, shards, workers; and of the configs, the
+//! worst of a scrape ([`worst`]).
+//! Counters and histograms are in-process. What is read from Redis for all replicas lies on the [`Board`], which one
+//! of them shows; what each config's attempts came to, in [`ConfigMeters`]. Both are written anew at each scrape.
+
+mod board;
+mod configs;
+mod exposition;
+mod names;
+mod process;
+mod scrape;
+mod worst;
+
+use std::sync::Arc;
 
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -12,6 +24,13 @@ use metrics::{
 use crate::domain::breaker::BreakerState;
 use crate::domain::delivery::FailReason;
 use crate::domain::outcome::{FaultKind, Outcome};
+
+pub use board::Board;
+pub use configs::{ConfigMeter, ConfigMeters};
+pub use exposition::{Exposition, label};
+pub use names::{BATCH_BUCKETS, COUNTERS, GAUGES, HISTOGRAMS, PROCESS, SECONDS_BUCKETS};
+pub use scrape::Scrape;
+pub use worst::{WORST, summed};
 
 /// What the walk counts. Cloning shares the counters.
 #[derive(Clone)]
@@ -70,6 +89,16 @@ pub struct WalkMetrics {
     pub leases_lost: Counter,
     /// Configs disabled, by a 410 or by days of failures.
     pub configs_disabled: Counter,
+    /// One settle flush as the worker sees it, from the pipeline's sending to its last answer.
+    pub redis_settle_seconds: Histogram,
+    /// One read of events that did not wait for any.
+    pub redis_read_seconds: Histogram,
+    /// One renewal of a lease.
+    pub redis_lease_seconds: Histogram,
+    /// Each config's attempts of the last minutes.
+    pub configs: Arc<ConfigMeters>,
+    /// What this replica reads from Redis for all.
+    pub board: Arc<Board>,
     outcomes: [Counter; Outcome::ALL.len()],
     faults: [Counter; FaultKind::ALL.len()],
     failed: [Counter; FailReason::ALL.len()],
@@ -87,7 +116,7 @@ pub struct SpanMetrics {
     pub dropped_collector: Counter,
 }
 
-/// Gauges read from Redis by upkeep.
+/// What each replica sees of Redis by itself, and shows by itself.
 pub struct Sampled;
 
 /// Describes every metric to the recorder; called once, after the recorder is installed.
@@ -101,115 +130,8 @@ pub fn describe() {
     for (name, text) in HISTOGRAMS {
         describe_histogram!(*name, *text);
     }
+    gauge!("postrider_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
-
-/// Counters: name and meaning.
-pub const COUNTERS: &[(&str, &str)] = &[
-    ("postrider_events_read_total", "Entries read from the events stream."),
-    ("postrider_events_rejected_total", "Entries that could not be understood and were kept in rejected."),
-    ("postrider_rejected_evicted_total", "Rejected entries that a cap evicted: they are lost, by shard."),
-    ("postrider_events_unrouted_total", "Events that no config wants."),
-    (
-        "postrider_events_recovered_total",
-        "Pending events that were processed again after a lost reply or a crash.",
-    ),
-    ("postrider_events_ahead_total", "Events whose stream id lies ahead of Redis's clock."),
-    ("postrider_unknown_fields_total", "Fields of events that the producers' contract does not know."),
-    (
-        "postrider_events_acknowledged_total",
-        "Events acknowledged: every delivery of theirs has a durable fate.",
-    ),
-    ("postrider_deliveries_routed_total", "Deliveries made by routing."),
-    ("postrider_deliveries_skipped_total", "Deliveries not made because their config is inactive."),
-    ("postrider_deliveries_known_total", "Deliveries of recovered events that had a fate already."),
-    ("postrider_attempts_total", "Attempts by outcome."),
-    ("postrider_attempt_faults_total", "Attempts that got no complete answer, by kind."),
-    ("postrider_deliveries_delivered_total", "Deliveries that ended delivered."),
-    ("postrider_deliveries_failed_total", "Deliveries that ended failed, by reason."),
-    ("postrider_deliveries_parked_total", "Deliveries that wait in Redis without an attempt."),
-    (
-        "postrider_deliveries_handed_off_total",
-        "Deliveries handed to their queue while their attempt was under way.",
-    ),
-    ("postrider_retries_scheduled_total", "Retries scheduled."),
-    ("postrider_deliveries_claimed_total", "Deliveries claimed from queues."),
-    ("postrider_settles_lost_total", "Fates not applied because another owner had taken over."),
-    (
-        "postrider_settles_refused_total",
-        "Times that Redis refused a fate for a reason of its own; it is tried again.",
-    ),
-    ("postrider_audit_evicted_total", "Audit entries that a cap or their age evicted."),
-    ("postrider_audit_failed_total", "Changes that were made and are missing in the audit."),
-    ("postrider_log_streams_ended_total", "Live tails that ended, by reason."),
-    ("postrider_log_rows_evicted_total", "Rows of attempt logs that a cap evicted."),
-    (
-        "postrider_failed_evicted_total",
-        "Failed deliveries that a cap or their age evicted: they cannot be retried any more.",
-    ),
-    ("postrider_reclaimed_total", "Events taken over from dead consumers."),
-    ("postrider_leases_lost_total", "Leases that this replica lost."),
-    ("postrider_configs_disabled_total", "Configs disabled by a 410 or by days of nothing but failures."),
-    (
-        "postrider_breaker_transitions_total",
-        "Moves of breakers that this replica made, by the state moved to.",
-    ),
-    (
-        "postrider_operator_events_total",
-        "Events about failing and disabled configs that this replica published.",
-    ),
-    ("postrider_redis_errors_total", "Failed operations on Redis, by operation."),
-    ("postrider_stream_trimmed_total", "Entries trimmed from the events stream behind the floor."),
-    ("postrider_spans_exported_total", "Spans that the collector took."),
-    ("postrider_spans_dropped_total", "Spans that were not exported, by reason."),
-    (
-        "postrider_egress_faults_total",
-        "Attempts that our own side kept from being made, by kind: the delivery waits and nothing is charged.",
-    ),
-    (
-        "postrider_stored_unreadable_total",
-        "Stored values that could not be read, by kind: configs, tokens, records, pages.",
-    ),
-    (
-        "postrider_admin_auth_failures_total",
-        "Requests to the admin API with a missing, malformed or unknown token.",
-    ),
-    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
-];
-
-/// Gauges: name and meaning.
-pub const GAUGES: &[(&str, &str)] = &[
-    ("postrider_attempts_in_flight", "Attempts in flight."),
-    ("postrider_deliveries_in_memory", "Deliveries in memory: in lanes, in flight and not yet settled."),
-    ("postrider_oldest_undelivered_seconds", "Age of the oldest event without a durable fate, by shard."),
-    ("postrider_stream_entries", "Entries of the events stream, by shard."),
-    ("postrider_stream_pending", "Events read and not yet acknowledged, by shard."),
-    ("postrider_rejected_entries", "Entries kept in rejected, by shard."),
-    ("postrider_rejected_bytes", "Bytes of names and values kept in rejected, by shard."),
-    ("postrider_log_streams", "Live tails that are open."),
-    ("postrider_due_configs", "Configs with deliveries waiting in their queue, by shard."),
-    ("postrider_redis_memory_ratio", "Used memory over maxmemory; 0 where maxmemory is not set."),
-    ("postrider_clock_offset_seconds", "Redis's clock minus this machine's."),
-    ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
-    ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
-    ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
-    ("postrider_admin_connections", "Open connections to the admin API."),
-    ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
-];
-
-/// Histograms: name and meaning.
-pub const HISTOGRAMS: &[(&str, &str)] = &[
-    ("postrider_attempt_seconds", "Duration of one attempt."),
-    ("postrider_delivery_seconds", "From an event's stream time to its delivery."),
-    ("postrider_settle_batch_size", "Outcomes in one settle flush."),
-];
-
-/// Buckets of the histograms in seconds.
-pub const SECONDS_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0,
-];
-
-/// Buckets of batch sizes.
-pub const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// Counts a failed operation on Redis.
 pub fn redis_error(operation: &'static str) {
@@ -252,6 +174,16 @@ pub fn log_stream_ended(reason: &'static str) {
     counter!("postrider_log_streams_ended_total", "reason" => reason).increment(1);
 }
 
+/// The gauge of how late a worker's loop ran, at worst in the last seconds.
+pub fn loop_lag(worker: usize) -> Gauge {
+    gauge!("postrider_loop_lag_seconds", "worker" => worker.to_string())
+}
+
+/// The gauge of whether a worker holds its leases.
+pub fn worker_leased(worker: usize) -> Gauge {
+    gauge!("postrider_worker_leased", "worker" => worker.to_string())
+}
+
 /// Counts a request without a usable token.
 pub fn admin_unauthorized() {
     counter!("postrider_admin_auth_failures_total").increment(1);
@@ -273,8 +205,14 @@ pub fn admin_connections() -> Gauge {
 impl WalkMetrics {
     /// Registers the handles with the recorder that is installed.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(configs: Arc<ConfigMeters>, board: Arc<Board>) -> Self {
+        let redis = |operation| histogram!("postrider_redis_seconds", "operation" => operation);
         Self {
+            redis_settle_seconds: redis("settle"),
+            redis_read_seconds: redis("read"),
+            redis_lease_seconds: redis("lease"),
+            configs,
+            board,
             events_read: counter!("postrider_events_read_total"),
             events_rejected: counter!("postrider_events_rejected_total"),
             events_unrouted: counter!("postrider_events_unrouted_total"),
@@ -336,7 +274,7 @@ impl WalkMetrics {
 
 impl Default for WalkMetrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(Arc::default(), Arc::default())
     }
 }
 
@@ -364,11 +302,6 @@ impl Default for SpanMetrics {
 // === impl Sampled ===
 
 impl Sampled {
-    /// Sets a gauge of [`GAUGES`] for a shard.
-    pub fn shard(name: &'static str, shard: u16, value: f64) {
-        gauge!(name, "shard" => shard.to_string()).set(value);
-    }
-
     /// Sets a gauge of [`GAUGES`].
     pub fn whole(name: &'static str, value: f64) {
         gauge!(name).set(value);

@@ -130,6 +130,12 @@ impl ShardKeys {
         self.key("replicas")
     }
 
+    /// string with expiry: the replica that samples the shard for all
+    #[must_use]
+    pub fn sampler(&self) -> String {
+        self.key("sampler")
+    }
+
     /// zset, score = when due in ms: that config's parked and retrying deliveries
     #[must_use]
     pub fn queue(&self, config: ConfigId) -> String {

@@ -6,6 +6,7 @@
 mod answer;
 pub mod append;
 pub mod audit;
+pub mod backlog;
 pub mod by_hand;
 pub mod configs;
 pub mod connection;
@@ -41,8 +42,10 @@ pub mod purge;
 pub mod recover;
 pub mod rejected;
 pub mod replay;
+pub mod sampling;
 pub mod scripts;
 pub mod seen;
+pub mod server_state;
 pub mod shard_state;
 pub mod stats;
 pub mod stored_config;

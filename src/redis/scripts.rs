@@ -83,6 +83,10 @@ scripts! {
     LEAVE = "leave" <2, 1>;
     /// Raises a shard's floor.
     RAISE_FLOOR = "raise_floor" <2, 0>;
+    /// Takes or renews the lease of who samples a shard.
+    LEASE_SAMPLING = "lease_sampling" <1, 2>;
+    /// Looks at what a shard's gauges show.
+    SAMPLE = "sample" <5, 1>;
     /// Makes a stream's consumer group.
     ENSURE_GROUP = "ensure_group" <2, 0>;
     /// Keeps an entry that could not be understood.

@@ -84,7 +84,10 @@ impl Settler {
     async fn flush(&self) -> bool {
         let mut commands = new_pipeline();
         let units = self.plan(&mut commands);
-        let answers = match self.parts.link.pipeline("settling", &commands).await {
+        let asked = Instant::now();
+        let answers = self.parts.link.pipeline("settling", &commands).await;
+        self.parts.metrics.redis_settle_seconds.record(asked.elapsed().as_secs_f64());
+        let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
                 self.note(&error, "a settle flush failed; it is repeated");

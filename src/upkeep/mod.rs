@@ -23,5 +23,5 @@ pub use health::{HealthKeeper, HealthKeeperParts};
 pub use jobs::{JobRunner, JobRunnerParts};
 pub use observer::Observer;
 pub use operator_events::OperatorEvents;
-pub use sampler::Sampler;
+pub use sampler::{Sampler, SamplerParts};
 pub use tombstones::TombstoneKeeper;

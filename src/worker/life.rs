@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::build::{Rooms, ShardRooms};
 use super::duties::Duty;
+use super::lag::LoopLag;
 use crate::attempt::{Attempter, Egress};
 use crate::domain::clock::Clock;
 use crate::domain::log_limit::limited;
@@ -26,7 +27,7 @@ use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::spans::SpanSink;
-use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
+use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler, SamplerParts};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
 const TICK: Duration = Duration::from_millis(20);
@@ -163,10 +164,18 @@ fn start_shard(
         let (settings, metrics) = (Arc::clone(&shared.settings), shared.metrics.clone());
         let ages = AgeRotation::new(Rc::clone(link), keys.clone(), snapshot, clock, settings, metrics);
         tasks.push(spawn_vital("ages", rotate(ages)));
-        let (clock, pressure) = (Arc::clone(&shared.clock), Arc::clone(&shared.pressure));
-        let settings = Arc::clone(&shared.settings);
-        let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, settings);
-        tasks.push(spawn_vital("sampler", keep_up(sampler)));
+        let sampler = Sampler::new(SamplerParts {
+            link: Rc::clone(link),
+            keys,
+            replica: shared.start.clone(),
+            clock: Arc::clone(&shared.clock),
+            pressure: Arc::clone(&shared.pressure),
+            settings: Arc::clone(&shared.settings),
+            snapshot: Arc::clone(&shared.snapshot),
+            breakers: Arc::clone(&shared.permits.breakers),
+            board: Arc::clone(&shared.metrics.board),
+        });
+        tasks.push(spawn_vital("sampler", keep_up(sampler, stop.clone())));
     }
 }
 
@@ -200,10 +209,13 @@ async fn tick(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut count = 0_u32;
+    let (mut lag, held) = (LoopLag::of(worker), metrics::worker_leased(worker));
     loop {
-        ticks.tick().await;
+        let planned = ticks.tick().await;
+        lag.observe(planned.elapsed(), Instant::now());
         let leased = memberships.iter().all(|membership| membership.is_valid());
         shared.leased[worker].store(leased, Ordering::Relaxed);
+        held.set(f64::from(u8::from(leased)));
         // No lease sorts before any time, so one that is missing stops the worker.
         lanes.set_sending(memberships.iter().map(|membership| membership.valid_until()).min().flatten());
         lanes.sweep();
@@ -212,6 +224,7 @@ async fn tick(
             attempter.close_idle();
             lanes.forget_idle();
             shared.permits.forget_unused();
+            shared.metrics.configs.forget_unused();
         }
     }
 }
@@ -228,7 +241,10 @@ async fn renew(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys, membership:
     let period = shared.settings.redis.lease / 3;
     let retry = (period / 8).min(Duration::from_millis(250));
     loop {
-        let pause = match membership.renew(&link, &keys, &shared.clock).await {
+        let asked = Instant::now();
+        let renewed = membership.renew(&link, &keys, &shared.clock).await;
+        shared.metrics.redis_lease_seconds.record(asked.elapsed().as_secs_f64());
+        let pause = match renewed {
             Ok(true) => period,
             Ok(false) => {
                 shared.metrics.leases_lost.increment(1);
@@ -282,12 +298,22 @@ async fn rotate(mut ages: AgeRotation) {
     }
 }
 
-async fn keep_up(mut sampler: Sampler) {
+/// Goes on until the worker's end, for the floor; the gauges are another replica's as soon as this one stops.
+async fn keep_up(mut sampler: Sampler, mut stop: watch::Receiver<bool>) {
+    let mut stopping = false;
     loop {
         if let Err(error) = sampler.run_once().await {
             metrics::redis_error(error.operation);
         }
-        tokio::time::sleep(sampler.period()).await;
+        tokio::select! {
+            () = tokio::time::sleep(sampler.period()) => {}
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                if let Err(error) = sampler.let_go().await {
+                    metrics::redis_error(error.operation);
+                }
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod build;
 mod duties;
+mod lag;
 mod life;
 
 pub use duties::{Duty, duties_of};

@@ -85,8 +85,16 @@ fn an_endpoint_that_fails_is_left_alone_and_one_probe_of_two_replicas_finds_it_h
     stage.wait_arrived(&healthy, 200);
     stage.wait_acked();
     for serve in [stage.serve(), &second] {
-        wait_for("every replica to know", || serve.metric("postrider_breakers_open") >= 1.0);
+        wait_for("every replica to know", || {
+            let configs = serve.get(&stage.token, "/configs");
+            let of = configs.as_array().unwrap().iter().find(|one| one["id"] == config.id.as_str()).cloned();
+            of.is_some_and(|one| one["health"]["state"] == "open")
+        });
     }
+    wait_for("one of them to show it", || {
+        [stage.serve(), &second].iter().map(|serve| serve.metric("postrider_breakers_open")).sum::<f64>()
+            >= 1.0
+    });
     let opened = endpoint.count();
     assert!(opened <= 160, "two replicas, a second's failures and what was under way: {opened}");
     let health = shown(&stage, &config)["health"].clone();

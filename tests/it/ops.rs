@@ -5,6 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use postrider::admin::ops::{Readiness, ops_router};
 use postrider::domain::token::Role;
+use postrider::metrics::Scrape;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,11 +18,11 @@ use crate::support_http::{AdminServer, Api, EVENTS};
 async fn readiness_names_what_fails_and_the_listener_ends_when_told() {
     let readiness = Arc::new(Readiness::new());
     let (redis, configs) = (readiness.latch("redis"), readiness.latch("configs"));
-    let prometheus = PrometheusBuilder::new().build_recorder().handle();
+    let scrape = Scrape::new(PrometheusBuilder::new().build_recorder().handle());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = Api { address: listener.local_addr().unwrap(), headers: Vec::new() };
     let (stop, stopped) = watch::channel(false);
-    let router = ops_router(Arc::clone(&readiness), prometheus);
+    let router = ops_router(Arc::clone(&readiness), scrape);
     let serving = tokio::spawn(postrider::admin::serve(listener, router, stopped));
 
     api.get("/livez").await.ok(200);
