@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 pub mod error;
 mod findings;
+mod findings_audit;
 pub mod flags;
 mod http;
 mod logging;

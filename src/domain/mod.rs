@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod breaker;
+pub mod capacity;
 pub mod catalogue;
 pub mod clock;
 pub mod codec;

@@ -3,6 +3,7 @@
 //! Owns: key names (`keys`), scripts (`scripts/`), connections, and one file per noun of the keyspace.
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
+pub mod acl;
 mod answer;
 pub mod append;
 pub mod by_hand;

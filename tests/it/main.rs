@@ -3,9 +3,11 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
+mod acl;
 mod admin_configs;
 mod arrivals;
 mod attempt;
+mod backup;
 mod bad_starts;
 mod by_hand;
 mod by_hand_script;

@@ -45,7 +45,11 @@ impl Stage {
 
     /// As [`Stage::on`]; the server reaches the same Redis at `serve_url`.
     pub(crate) fn through(serve_url: &str, url: &str, namespace: &str, extra: &[&str]) -> Self {
-        let serve = Serve::start(serve_url, namespace, extra);
+        Self::with(Serve::start(serve_url, namespace, extra), serve_url, url, namespace)
+    }
+
+    /// A stage around a server that runs.
+    pub(crate) fn with(serve: Serve, serve_url: &str, url: &str, namespace: &str) -> Self {
         let keys = Keys::new(namespace).expect("a namespace").shard(ShardNumber(0));
         Self {
             serve_url: serve_url.to_owned(),
