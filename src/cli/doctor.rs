@@ -90,7 +90,8 @@ fn print_acl(args: DoctorArgs, context: &mut Context) -> Result<(), CliError> {
     let settings = args.redis.0.load(&context.every)?.settings;
     let keys = Keys::new(&settings.redis.namespace)
         .ok_or_else(|| CliError::Failure("namespace: expected 1 to 64 of A-Z a-z 0-9 _ . -".into()))?;
-    let users: Vec<User> = Account::ALL.iter().map(|account| User::new(*account, &args.user, &keys)).collect();
+    let users: Vec<User> =
+        Account::ALL.iter().map(|account| User::new(*account, &args.user, &keys)).collect();
     if args.output == OutputFormat::Json {
         return Ok(context.output.json(&Users { users })?);
     }

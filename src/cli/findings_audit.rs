@@ -72,7 +72,8 @@ fn room(facts: &Facts) -> Finding {
     let percent = limit.saturating_mul(100) / system;
     let what = format!("maxmemory is {percent} % of the machine's {}", in_mib(system));
     if percent > OF_SYSTEM_WARN_PERCENT {
-        let change = "leave room: while the AOF is written anew, or a replica is filled, changed pages exist twice";
+        let change =
+            "leave room: while the AOF is written anew, or a replica is filled, changed pages exist twice";
         return warn(check, what, change);
     }
     ok(check, what)
@@ -110,15 +111,21 @@ fn files_of_redis(facts: &Facts) -> Vec<Finding> {
 
 /// `slave0:ip=10.0.0.2,port=6379,state=online,offset=123,lag=1`
 fn replicas(facts: &Facts) -> Vec<Finding> {
-    let described = facts.info.iter().filter(|(name, value)| name.starts_with("slave") && value.contains("state="));
+    let described =
+        facts.info.iter().filter(|(name, value)| name.starts_with("slave") && value.contains("state="));
     let behind = described.filter_map(|(name, value)| {
-        let field = |wanted: &str| value.split(',').find_map(|pair| pair.strip_prefix(wanted)?.strip_prefix('='));
+        let field =
+            |wanted: &str| value.split(',').find_map(|pair| pair.strip_prefix(wanted)?.strip_prefix('='));
         let state = field("state").unwrap_or_default();
         let lag: u64 = field("lag").and_then(|lag| lag.parse().ok()).unwrap_or(0);
         let address = format!("{}:{}", field("ip").unwrap_or(name), field("port").unwrap_or_default());
         (state != "online" || lag > LAG_WARN_SECONDS).then(|| {
             let what = format!("replica {address} is {state}, last heard of {lag} s ago");
-            warn("replication", what, "see its log and the network: a failover to it would lose what it lacks")
+            warn(
+                "replication",
+                what,
+                "see its log and the network: a failover to it would lose what it lacks",
+            )
         })
     });
     behind.collect()
@@ -129,8 +136,13 @@ fn clients(facts: &Facts) -> Option<Finding> {
     let rejected = number(facts, "rejected_connections");
     let is_close = limit > 0 && connected.saturating_mul(100) / limit >= CLIENTS_WARN_PERCENT;
     (is_close || rejected > 0).then(|| {
-        let what = format!("{connected} of {limit} connections are used, {rejected} were refused since its start");
-        warn("clients", what, "raise maxclients and Redis's limit of open files, or look for who leaks connections")
+        let what =
+            format!("{connected} of {limit} connections are used, {rejected} were refused since its start");
+        warn(
+            "clients",
+            what,
+            "raise maxclients and Redis's limit of open files, or look for who leaks connections",
+        )
     })
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
+mod capacity;
 mod completions;
 mod configs;
 mod connect;
@@ -18,6 +19,7 @@ pub mod flags;
 mod http;
 mod logging;
 mod logs;
+mod migrate;
 pub mod output;
 mod publish;
 mod publish_file;
@@ -91,6 +93,11 @@ enum Command {
     Shards(shards::ShardsCommand),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
+    /// Bring a keyspace of an older version up to date
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Say what a load needs: Redis memory, replicas, connections, network
+    Capacity(capacity::CapacityArgs),
     /// Show every setting: default, value, source, unit, reason
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -119,6 +126,8 @@ pub fn main() -> ExitCode {
         Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
+        Command::Migrate(command) => migrate::run(command, &mut context),
+        Command::Capacity(args) => capacity::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
         Command::Completions(args) => completions::completions(args, &mut context),
         Command::Manual(args) => completions::manual(args, &mut context),

@@ -18,9 +18,9 @@ pub const COMMANDS: &[&str] = &[
     "exists",
     "get",
     "getrange",
-    "hdel",
     "hget",
     "hkeys",
+    "hlen",
     "hmget",
     "hscan",
     "hsetnx",
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn the_commands_of_scripts_are_read_from_them() {
-        let text = "local t = redis.call('TIME')\nredis.pcall('XGROUP', 'CREATE', KEYS[1])\n-- redis.call is it";
+        let text =
+            "local t = redis.call('TIME')\nredis.pcall('XGROUP', 'CREATE', KEYS[1])\n-- redis.call is it";
         assert_eq!(commands_of_script(text), ["time", "xgroup|create"].map(owned).into());
         let every: BTreeSet<String> =
             scripts::ALL.iter().flat_map(|(_, source, ..)| commands_of_script(source)).collect();
@@ -200,7 +201,9 @@ mod tests {
         let keys = Keys::new("billing").unwrap();
         let rules = Account::Server.rules(&keys);
         assert!(rules.starts_with("resetkeys resetchannels -@all ~billing:{*}:* +"), "{rules}");
-        for denied in ["flushall", "flushdb", "keys", "config", "config|set", "shutdown", "eval", "script", "acl"] {
+        for denied in
+            ["flushall", "flushdb", "keys", "config", "config|set", "shutdown", "eval", "script", "acl"]
+        {
             assert!(!rules.split(' ').any(|word| word == format!("+{denied}")), "{denied}");
         }
         let producer = Account::Producer.rules(&keys);

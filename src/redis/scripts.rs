@@ -101,6 +101,8 @@ scripts! {
     PUT_TOKEN = "put_token" <3, 7>;
     /// Seals one stored config again.
     RESEAL = "reseal" <1, 3>;
+    /// Keeps the state of a migration of the keyspace.
+    MIGRATE = "migrate" <1, 7>;
     /// Appends events, each nonce once.
     PUBLISH = "publish" <1, 1>;
 }

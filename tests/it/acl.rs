@@ -62,8 +62,10 @@ impl Guarded {
     /// A command of the program over TLS.
     fn run(&self, arguments: &[&str]) -> Output {
         let reach = ["--redis-url", &self.tls_url(), "--namespace", NAMESPACE];
-        let output =
-            program(&[arguments, &reach].concat()).env("SSL_CERT_FILE", &self.authority).output().expect("it runs");
+        let output = program(&[arguments, &reach].concat())
+            .env("SSL_CERT_FILE", &self.authority)
+            .output()
+            .expect("it runs");
         assert!(!err(&output).contains("NOPERM"), "{arguments:?}: {}", err(&output));
         output
     }
@@ -86,14 +88,18 @@ fn write_certificates(directory: &Path) {
 
 /// Makes the printed users, and gives their names and passwords.
 fn make_users(server: &RedisServer) -> Vec<(String, String)> {
-    let arguments = ["doctor", "--print-acl", "--user", "rider", "--namespace", NAMESPACE, "--output", "json"];
+    let arguments =
+        ["doctor", "--print-acl", "--user", "rider", "--namespace", NAMESPACE, "--output", "json"];
     let output = program(&arguments).output().expect("it runs");
     assert_eq!(code(&output), 0, "{}", err(&output));
     let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let mut connection = connect(&server.url());
     let users = printed["users"].as_array().expect("users").iter().map(|user| {
         let mut words = user["command"].as_str().expect("a command").split(' ');
-        redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query::<()>(&mut connection).unwrap();
+        redis::cmd(words.next().unwrap())
+            .arg(words.collect::<Vec<_>>())
+            .query::<()>(&mut connection)
+            .unwrap();
         let text = |name: &str| user[name].as_str().expect("text").to_owned();
         (text("name"), text("password"))
     });
@@ -116,16 +122,22 @@ fn everything_works_under_the_printed_users_and_tls_and_nothing_else_is_allowed(
     let serve = guarded.serve();
     let mut stage = Stage::with(serve, &guarded.tls_url(), &guarded.server.url(), NAMESPACE);
     let good = stage.config("/good", json!({}), |_| Reply::ok());
-    let again = stage.config("/again", json!({}), |arrival| {
-        if arrival.nth == 1 { Reply::status(503) } else { Reply::ok() }
-    });
+    let again =
+        stage.config(
+            "/again",
+            json!({}),
+            |arrival| {
+                if arrival.nth == 1 { Reply::status(503) } else { Reply::ok() }
+            },
+        );
     let never = stage.config("/never", json!({ "maxRetries": 1 }), |_| Reply::status(500));
     let gone = stage.config("/gone", json!({}), |_| Reply::status(410));
 
     let producer = guarded.url_of(1);
     let fields = ["organisationId", ORGANISATION, "event", EVENT, "data", r#"{"n":1}"#];
     let events = stage.keys.events();
-    let added = redis::cmd("XADD").arg(&events).arg("*").arg(&fields).query::<String>(&mut connect(&producer));
+    let added =
+        redis::cmd("XADD").arg(&events).arg("*").arg(&fields).query::<String>(&mut connect(&producer));
     assert!(added.is_ok(), "{added:?}");
     stage.wait_logged(&good, "delivered", 1);
     stage.wait_logged(&again, "delivered", 1);

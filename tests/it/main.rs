@@ -33,6 +33,7 @@ mod log_tally;
 mod log_world;
 mod logs;
 mod lost_replies;
+mod migrate;
 mod ops;
 mod proxy;
 mod publish;
@@ -49,6 +50,7 @@ mod scripts_queue;
 mod scripts_settle;
 mod secrets;
 mod serving;
+mod sizes;
 mod stage;
 #[allow(dead_code)]
 mod support;

@@ -79,6 +79,13 @@ impl Stage {
         self.serve = Some(Serve::start(&self.serve_url, &self.namespace, extra));
     }
 
+    /// Goes over to another Redis with the same keyspace, and starts a server there.
+    pub(crate) fn move_to(&mut self, url: &str, extra: &[&str]) {
+        (self.serve_url, self.url) = (url.to_owned(), url.to_owned());
+        self.reconnect();
+        self.start_serve(extra);
+    }
+
     /// Connects anew, after Redis was restarted.
     pub(crate) fn reconnect(&self) {
         self.raw.replace(connect(&self.url));
