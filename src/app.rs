@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use self::control::Control;
 pub use self::start::files_wanted;
 use self::start::{Listeners, open_redis};
+pub use crate::admin::openapi::text as openapi_text;
 use crate::admin::ops::Readiness;
 use crate::redis::connection::RedisError;
 use crate::redis::embedded::EmbeddedError;
@@ -105,12 +106,18 @@ async fn run(settings: Settings) -> Result<ExitReason, AppError> {
     let (redis, embedded) = opened;
     let ended = match Control::start(&settings, redis, &readiness, control_stopped).await {
         Ok(control) => {
-            control.serve_admin(admin);
+            let serving = control.serve_admin(admin);
             starting.set(true);
             tracing::info!("ready");
             signals.next().await;
             starting.set(false);
-            drain(control, &mut signals).await
+            let ended = drain(control, &mut signals).await;
+            stop_control.send_replace(true);
+            // Callers in flight are answered, within the listener's own limit of time.
+            if let (Ok(ExitReason::Drained), Some(serving)) = (&ended, serving) {
+                let _ = serving.await;
+            }
+            ended
         }
         Err(error) => Err(error),
     };

@@ -8,16 +8,13 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
 use axum::response::Response;
 use http_body_util::BodyExt;
+use serde_json::Value;
 
+use super::body_guard::BodyFault;
 use super::error::ApiError;
 
-/// Largest body of any route, in bytes.
-pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// How much of a body that is too large is read and thrown away, so that its sender can read the answer instead
-/// of meeting a closed connection.
-const DISCARD_MAX_BYTES: usize = 4 * BODY_MAX_BYTES;
-/// Longest time that a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a caller is told to wait when the bodies of all requests are too large together.
+const RETRY_AFTER_CROWDED: Duration = Duration::from_secs(1);
 /// Mistakes that one answer tells.
 const MISTAKES_SHOWN: usize = 20;
 /// Names that `X-Postrider-Ignored` lists, and the length to which each is cut.
@@ -32,41 +29,35 @@ pub struct Mistakes(Vec<String>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ignored(BTreeSet<String>);
 
-/// Reads a body of at most [`BODY_MAX_BYTES`].
+/// Reads a body whole; its limits are kept by [`super::body_guard`].
 ///
 /// # Errors
-/// 413 when it is larger, 408 when it is slow, 400 when it ends early.
+/// 413 when it is too large, 408 when it is slow, 503 when all bodies together are too large, 400 when it ends
+/// early.
 pub async fn read_body(body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(BODY_TIMEOUT, read_frames(body, procedure)).await {
-        Ok(result) => result,
-        Err(_) => {
-            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(ApiError::timeout(procedure, message))
-        }
-    }
+    let error = match body.collect().await {
+        Ok(whole) => return Ok(whole.to_bytes()),
+        Err(error) => error.into_inner(),
+    };
+    let fault = error.downcast_ref().copied().unwrap_or(BodyFault::Ended);
+    let message = format!("body: {fault}");
+    Err(match fault {
+        BodyFault::TooLarge { .. } => ApiError::too_large(procedure, message),
+        BodyFault::Slow => ApiError::timeout(procedure, message),
+        BodyFault::Crowded => ApiError::unavailable(procedure, message, RETRY_AFTER_CROWDED),
+        BodyFault::Ended => ApiError::bad_request(procedure, message),
+    })
 }
 
-async fn read_frames(mut body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
-    let mut read = Vec::new();
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::bad_request(procedure, "body: ended early"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        total += data.len();
-        if total <= BODY_MAX_BYTES {
-            read.extend_from_slice(&data);
-        } else {
-            read = Vec::new();
-            if total > DISCARD_MAX_BYTES {
-                break;
-            }
-        }
-    }
-    if total > BODY_MAX_BYTES {
-        let message = format!("body: at most {BODY_MAX_BYTES} bytes are accepted");
-        return Err(ApiError::too_large(procedure, message));
-    }
-    Ok(read.into())
+/// A whole number from 0 on, also where it is written as `3.0` or `3e0`: to JSON Schema these are integers, and some
+/// clients know no other numbers.
+pub(super) fn whole_number(value: &Value) -> Option<u64> {
+    // Up to here every integer is exact as a double (2^53).
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let integral = |number: f64| number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+    // Whole and within bounds, so nothing is cut off.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    value.as_u64().or_else(|| value.as_f64().filter(|number| integral(*number)).map(|number| number as u64))
 }
 
 // === impl Mistakes ===
@@ -121,6 +112,25 @@ impl Ignored {
             && let Ok(value) = HeaderValue::from_str(&names.join(", "))
         {
             response.headers_mut().insert("x-postrider-ignored", value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_fraction_of_nothing() {
+        for (value, number) in
+            [(json!(0), 0), (json!(3), 3), (json!(3.0), 3), (json!(2e3), 2_000), (json!(u64::MAX), u64::MAX)]
+        {
+            assert_eq!(whole_number(&value), Some(number), "{value}");
+        }
+        for value in [json!(-1), json!(-1.0), json!(0.5), json!(1e300), json!("3"), json!(null)] {
+            assert_eq!(whole_number(&value), None, "{value}");
         }
     }
 }

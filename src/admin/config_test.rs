@@ -9,13 +9,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::auth::{Caller, OPERATE_CONFIGS, authenticate};
+use super::audit;
+use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
 use super::config_by_id::{IdPath, config_id, unknown};
+use super::described::{ConfigIdText, EventTypeText};
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::state::AdminState;
@@ -51,6 +54,7 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(5);
 #[allow(dead_code)] // Its schema; the body is parsed by hand, so that the bytes of data are kept.
 struct TestBody {
     /// The event's type, `webhook.test` unless given; any will do, whatever the config subscribes to.
+    #[schema(value_type = Option<EventTypeText>)]
     event: Option<String>,
     /// The event's data; a sample unless given.
     #[schema(value_type = Option<Object>)]
@@ -58,7 +62,7 @@ struct TestBody {
 }
 
 /// The answer: the event's nonce, and the delivery as the log shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Tested {
     nonce: String,
@@ -70,7 +74,7 @@ struct Tested {
 }
 
 /// The answer while nothing of the delivery is known.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Untold {
     nonce: String,
@@ -83,7 +87,7 @@ struct Untold {
 
 /// What the two are made in.
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     memory: Arc<MemoryWatch>,
     waiting: Arc<Semaphore>,
 }
@@ -96,18 +100,19 @@ pub(super) fn routes() -> Router<AdminState> {
 
 /// Sends a test event to one config and answers what came of its first attempt.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/test", operation_id = "testWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id"),
-        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds, 0 to 60; 35 unless given")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id"),
+        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds; 35 unless given",
+            minimum = 0, maximum = 60)),
     request_body = Option<TestBody>,
-    responses((status = 200, description = "The delivery after its first attempt", body = serde_json::Value),
-        (status = 202, description = "Published; there is no result yet", body = serde_json::Value)))]
-async fn test_config(
+    responses((status = 200, description = "The delivery after its first attempt", body = Tested),
+        (status = 202, description = "Published; there is no result yet", body = Untold)))]
+pub(super) async fn test_config(
     State(state): State<AdminState>,
+    caller: Caller,
     Extension(shared): Extension<Shared>,
     path: IdPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), TEST, OPERATE_CONFIGS).await?;
     let id = config_id(path, TEST)?;
     let wait = parse_wait(request.uri().query())?;
     let bytes = read_body(request.into_body(), TEST).await?;
@@ -123,6 +128,8 @@ async fn test_config(
     let Published { id: published, nonce, .. } =
         published.ok_or_else(|| ApiError::internal(TEST, "publishing told of no event"))?;
     let delivery = published.delivery(id.sequence());
+    let after = json!({ "event": event, "deliveryId": delivery.to_string() });
+    audit::note(&state, &caller, TEST, id, None, Some(after)).await;
     let place = shared.waiting.try_acquire().ok();
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     let found = wait_for_result(&state, &config, delivery, wait).await;

@@ -13,6 +13,7 @@ mod connect;
 mod demo;
 mod doctor;
 pub mod error;
+mod events;
 mod findings;
 mod findings_audit;
 pub mod flags;
@@ -20,17 +21,21 @@ mod http;
 mod logging;
 mod logs;
 mod migrate;
+mod openapi;
 pub mod output;
 mod publish;
 mod publish_file;
+mod purge;
 mod ready;
 mod receive;
+mod rejected;
 mod secrets;
 mod serve;
 mod server;
 mod settings;
 mod shards;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -88,9 +93,22 @@ enum Command {
     /// Seal the secrets of configs in Redis, and see how they lie there
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
+    /// Look at stream entries that could not be understood, repair and requeue them
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
+    /// Say where an event is: in the stream, rejected, waiting, delivered, or wanted by nobody
+    Trace(trace::TraceArgs),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Show the known event types: schema and sample of each
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Print the admin API's description: OpenAPI 3.1
+    #[command(name = "openapi")]
+    OpenApi,
+    /// Remove what is stored of an organisation's events, or of one delivery
+    Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Bring a keyspace of an older version up to date
@@ -124,7 +142,12 @@ pub fn main() -> ExitCode {
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
+        Command::Rejected(command) => rejected::run(command, &mut context),
+        Command::Trace(args) => trace::run(args, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Events(command) => events::run(command, &mut context),
+        Command::OpenApi => openapi::run(&mut context),
+        Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Migrate(command) => migrate::run(command, &mut context),
         Command::Capacity(args) => capacity::run(args, &mut context),

@@ -5,6 +5,7 @@
 //! what an event is about and which config wants it, its bodies, tokens and roles.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
+pub mod audit;
 pub mod body;
 pub mod breaker;
 pub mod capacity;
@@ -12,16 +13,21 @@ pub mod catalogue;
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod curl;
 pub mod delivery;
 pub mod event;
 pub mod ids;
 pub mod interest;
+pub mod job;
 pub mod log;
+pub mod log_as_of;
+pub mod log_cursor;
 pub mod log_merge;
 pub mod log_view;
 pub mod outcome;
 pub mod owned_config;
 pub mod rate_limit;
+pub mod rejected;
 pub mod retry_on;
 pub mod retry_policy;
 pub mod sealing;
@@ -29,6 +35,7 @@ pub mod shares;
 pub mod signature;
 pub mod snapshot;
 pub mod standard_signature;
+pub mod stats;
 pub mod subject;
 pub mod token;
 pub mod vocabulary;

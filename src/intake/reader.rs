@@ -24,6 +24,7 @@ use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::{Link, RedisError, Result};
 use crate::redis::events::{self, StreamEntry};
 use crate::redis::keys::ShardKeys;
+use crate::redis::rejected;
 use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
@@ -283,6 +284,9 @@ impl Intake {
                 let snapshot = self.parts.snapshot.load_full();
                 let routed = route(&event, &snapshot);
                 self.parts.metrics.deliveries_skipped.increment(routed.inactive.len() as u64);
+                for target in &routed.inactive {
+                    self.parts.settler.skipped(self.parts.keys.shard, target.config.id);
+                }
                 self.deliver(consumer, &event, &routed.active).await;
                 Ok(())
             }
@@ -329,10 +333,10 @@ impl Intake {
         let parts = &self.parts;
         let mut entries = events::fetch(&parts.link, &parts.keys, &[id]).await?;
         let entry = entries.pop().unwrap_or(StreamEntry { id, fields: Vec::new() });
-        let kept_max = parts.settings.retention.rejected_max;
-        let evicted = events::reject(&parts.link, &parts.keys, &entry, rejection, kept_max).await?;
+        let retention = &parts.settings.retention;
+        let evicted = rejected::reject(&parts.link, &parts.keys, &entry, rejection, retention).await?;
         parts.metrics.events_rejected.increment(1);
-        parts.metrics.rejected_evicted.increment(evicted);
+        metrics::rejected_evicted(parts.keys.shard.0, evicted);
         tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
         parts.metrics.events_acknowledged.increment(1);

@@ -18,7 +18,9 @@ pub const COMMANDS: &[&str] = &[
     "exists",
     "get",
     "getrange",
+    "hdel",
     "hget",
+    "hgetall",
     "hkeys",
     "hlen",
     "hmget",
@@ -35,6 +37,7 @@ pub const COMMANDS: &[&str] = &[
     "wait",
     "xack",
     "xadd",
+    "xdel",
     "xinfo|consumers",
     "xinfo|groups",
     "xinfo|stream",
@@ -51,6 +54,7 @@ pub const COMMANDS: &[&str] = &[
     "zrangebyscore",
     "zrem",
     "zrevrange",
+    "zrevrangebyscore",
 ];
 
 /// Commands that the client and its pool send by themselves: a database other than 0, a look at an idle connection.
@@ -157,7 +161,8 @@ mod tests {
     /// the command has subcommands.
     fn commands_of_source(source: &str) -> BTreeSet<String> {
         let literal = |text: &str| text.split('"').next().unwrap().to_ascii_lowercase();
-        let found = source.split("cmd(\"").skip(1).map(|rest| {
+        let found = source.match_indices("cmd(\"").map(|(at, start)| {
+            let rest = &source[at + start.len()..];
             let command = literal(rest);
             if !CONTAINERS.contains(&command.as_str()) {
                 return command;

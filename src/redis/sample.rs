@@ -122,7 +122,6 @@ async fn single_keys(redis: &Redis, shards: &[ShardKeys], sample: &mut Sample) -
         ("configs", "hash", keys.configs()),
         ("tokens", "hash", keys.tokens()),
         ("health", "hash", keys.health()),
-        ("audit", "stream", keys.audit()),
         ("changes", "stream", keys.changes()),
     ];
     for shard in shards {

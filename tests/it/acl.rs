@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Output;
 
+use http::Method;
 use postrider::redis::connection::Redis;
 use postrider::redis::seen::SeenNonces;
 use postrider::settings::redis::RedisSettings;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use crate::arrivals::Reply;
 use crate::cli::{code, err, program};
 use crate::serving::{ORGANISATION, Serve};
-use crate::stage::{EVENT, Stage};
+use crate::stage::{EVENT, Put, Stage};
 use crate::support::{RedisServer, free_port, wait_for};
 
 const NAMESPACE: &str = "guarded";
@@ -116,6 +117,29 @@ fn refusal(url: &str, words: &[&str]) -> String {
     answer.expect_err("it is refused").code().unwrap_or_default().to_owned()
 }
 
+/// Calls each kind of route once; what it answers is another test's concern, what Redis refuses is seen in its log.
+fn use_the_api(stage: &Stage, config: &Put, delivery: &Value) {
+    let (id, delivery) = (&config.id, delivery.as_str().expect("an id"));
+    let event = json!({ "event": EVENT, "data": { "n": 3 }, "nonce": "once" });
+    for (method, path, body) in [
+        (Method::POST, "/events".to_owned(), Some(&event)),
+        (Method::GET, "/audit".to_owned(), None),
+        (Method::GET, "/rejected".to_owned(), None),
+        (Method::GET, format!("/configs/{id}/stats"), None),
+        (Method::GET, format!("/logs/{delivery}"), None),
+        (Method::POST, format!("/logs/{delivery}/retry"), Some(&json!({}))),
+        (Method::POST, format!("/configs/{id}/recover"), Some(&json!({}))),
+        (Method::POST, format!("/configs/{id}/replay"), Some(&json!({}))),
+        (Method::GET, format!("/configs/{id}/jobs"), None),
+        (Method::POST, format!("/configs/{id}/test"), Some(&json!({}))),
+        (Method::POST, format!("/configs/{id}/pause"), Some(&json!({}))),
+        (Method::POST, format!("/configs/{id}/resume"), Some(&json!({}))),
+    ] {
+        let (status, text) = stage.serve().request(method, &stage.token, &path, body);
+        assert!(status < 500, "{path}: {status} {text}");
+    }
+}
+
 #[test]
 fn everything_works_under_the_printed_users_and_tls_and_nothing_else_is_allowed() {
     let guarded = Guarded::start();
@@ -145,6 +169,8 @@ fn everything_works_under_the_printed_users_and_tls_and_nothing_else_is_allowed(
     let failed = stage.wait_logged(&never, "failed", 1);
     assert_eq!(stage.delivery(&failed[0]["deliveryId"])["status"], "failed");
 
+    use_the_api(&stage, &never, &failed[0]["deliveryId"]);
+
     // Every command of the program that speaks to Redis.
     let data = [EVENT, "--data", r#"{"n":2}"#];
     for arguments in [
@@ -152,6 +178,8 @@ fn everything_works_under_the_printed_users_and_tls_and_nothing_else_is_allowed(
         &["token", "list"],
         &["shards", "list"],
         &["secrets", "status"],
+        &["migrate", "plan"],
+        &["capacity", "--sample", "--sample-for", "100ms", "--rate", "1"],
         &[&["publish", "--organisation", ORGANISATION, "--event"][..], &data].concat(),
     ] {
         let output = guarded.run(arguments);

@@ -38,7 +38,7 @@ pub const ROW_URL: &str = "https://hooks.example.org/then";
 /// An organisation with a token, a server, and a plain connection to write its log with.
 pub struct World {
     pub state: AdminState,
-    address: SocketAddr,
+    pub address: SocketAddr,
     pub raw: redis::Connection,
     pub token: String,
     pages: u8,
@@ -159,7 +159,9 @@ impl World {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        let request = http::Request::get(format!("/api/v2/admin/webhooks/logs{path}"))
+        // Routes beside the log's are written relative to it.
+        let path = path.strip_prefix("/../").map_or_else(|| format!("logs{path}"), str::to_owned);
+        let request = http::Request::get(format!("/api/v2/admin/webhooks/{path}"))
             .header("host", "localhost")
             .header("authorization", format!("Bearer {token}"))
             .body(Empty::<Bytes>::new())
