@@ -166,12 +166,12 @@ impl Default for Figures {
         Self {
             event_bytes: 130.0,
             body_bytes: 135.0,
-            delivery_bytes: 400.0,
+            delivery_bytes: 420.0,
             log_row_bytes: 95.0,
             payload_bytes: 140.0,
             config_bytes: 390.0,
             token_bytes: 240.0,
-            aof_bytes: 760.0,
+            aof_bytes: 800.0,
             server_us: 30.0,
             redis_us: 11.0,
         }
