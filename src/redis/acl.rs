@@ -47,7 +47,6 @@ pub const COMMANDS: &[&str] = &[
     "xread",
     "xreadgroup",
     "xrevrange",
-    "xtrim",
     "zcard",
     "zcount",
     "zrange",

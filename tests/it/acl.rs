@@ -185,7 +185,8 @@ fn everything_works_under_the_printed_users_and_tls_and_nothing_else_is_allowed(
         let output = guarded.run(arguments);
         assert_eq!(code(&output), 0, "{arguments:?}: {}", err(&output));
     }
-    stage.wait_logged(&good, "delivered", 2);
+    // The first event, the one published over the API, and the one published on the command line.
+    stage.wait_logged(&good, "delivered", 3);
     let doctor = String::from_utf8(guarded.run(&["doctor"]).stdout).unwrap();
     assert!(doctor.contains("errors: 0") && doctor.contains("appendfsync everysec"), "{doctor}");
 
