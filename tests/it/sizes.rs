@@ -91,8 +91,14 @@ fn the_figures_are_near_to_what_a_real_redis_needs() {
         ("bytes of a delivery over its body", figures.delivery_bytes, seen("deliveryBytes")),
         ("bytes of a log row", figures.log_row_bytes, seen("logRowBytes")),
         ("bytes of a payload", figures.payload_bytes + body as f64, seen("payloadBytes") + body as f64),
-        ("bytes of the AOF over data and body", figures.aof_bytes, aof - (DATA + body) as f64),
     ]);
+    // Fuller batches of a busier machine have fewer commands for each event: no more than the order of size is fixed.
+    let aof = aof - (DATA + body) as f64;
+    println!(
+        "bytes of the AOF over data and body: measured {aof:.0}, the figure is {:.0}",
+        figures.aof_bytes
+    );
+    assert!((figures.aof_bytes / 2.0..figures.aof_bytes * 2.0).contains(&aof), "{aof}");
 }
 
 #[test]
