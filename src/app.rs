@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::control::Control;
+pub use self::start::files_wanted;
 use self::start::{Listeners, open_redis};
 pub use crate::admin::openapi::text as openapi_text;
 use crate::admin::ops::Readiness;

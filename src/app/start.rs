@@ -90,6 +90,15 @@ pub(super) fn serve_ops(
     tokio::spawn(server::serve(listener, ops_router(readiness, scrape), stop));
 }
 
+/// Files that a replica with these settings may have open.
+#[must_use]
+pub fn files_wanted(settings: &Settings) -> u64 {
+    u64::from(settings.limits.in_flight_max)
+        + u64::from(settings.limits.idle_connections_max)
+        + u64::from(settings.admin.connections_max)
+        + OTHER_FILES
+}
+
 /// Raises the limit of open files to what the system allows, and says where that is too little for the limits
 /// that were set.
 pub(super) fn raise_file_limit(settings: &Settings) {
@@ -99,10 +108,7 @@ pub(super) fn raise_file_limit(settings: &Settings) {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-    let wanted = u64::from(settings.limits.in_flight_max)
-        + u64::from(settings.limits.idle_connections_max)
-        + u64::from(settings.admin.connections_max)
-        + OTHER_FILES;
+    let wanted = files_wanted(settings);
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < wanted) {
         tracing::warn!(
             files,

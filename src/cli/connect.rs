@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::error::CliError;
-use super::flags::RedisFlags;
+use super::flags::{Given, RedisFlags};
 use super::logging;
 use crate::redis::connection::{Redis, RedisError};
 use crate::redis::keys::ShardKeys;
@@ -53,7 +53,12 @@ impl Connected {
 
 /// Reads the settings, starts logging and prepares connections to Redis.
 pub(super) fn redis(flags: RedisFlags, context: &Context) -> Result<Connected, CliError> {
-    let loaded = flags.0.load(&context.every)?;
+    redis_with(flags.0, context)
+}
+
+/// As [`redis`], for a command that takes more settings than those of Redis.
+pub(super) fn redis_with(given: Given, context: &Context) -> Result<Connected, CliError> {
+    let loaded = given.load(&context.every)?;
     logging::start(&loaded);
     let settings = loaded.settings;
     let url = match &settings.redis.url {

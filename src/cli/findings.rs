@@ -74,23 +74,23 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn ok(check: &'static str, what: impl Into<String>) -> Finding {
+pub(super) fn ok(check: &'static str, what: impl Into<String>) -> Finding {
     Finding { level: Level::Ok, check, what: what.into(), change: None }
 }
 
-fn warn(check: &'static str, what: impl Into<String>, change: impl Into<String>) -> Finding {
+pub(super) fn warn(check: &'static str, what: impl Into<String>, change: impl Into<String>) -> Finding {
     Finding { level: Level::Warn, check, what: what.into(), change: Some(change.into()) }
 }
 
-fn error(check: &'static str, what: impl Into<String>, change: impl Into<String>) -> Finding {
+pub(super) fn error(check: &'static str, what: impl Into<String>, change: impl Into<String>) -> Finding {
     Finding { level: Level::Error, check, what: what.into(), change: Some(change.into()) }
 }
 
-fn info<'a>(facts: &'a Facts, name: &str) -> &'a str {
+pub(super) fn info<'a>(facts: &'a Facts, name: &str) -> &'a str {
     facts.info.get(name).map_or("", String::as_str)
 }
 
-fn number(facts: &Facts, name: &str) -> u64 {
+pub(super) fn number(facts: &Facts, name: &str) -> u64 {
     info(facts, name).parse().unwrap_or(0)
 }
 

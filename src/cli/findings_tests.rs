@@ -38,6 +38,7 @@ fn good() -> Facts {
             rejected: 0,
             unreadable: Vec::new(),
         }],
+        ..Facts::default()
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
+mod capacity;
 mod completions;
 mod configs;
 mod connect;
@@ -14,10 +15,12 @@ mod doctor;
 pub mod error;
 mod events;
 mod findings;
+mod findings_audit;
 pub mod flags;
 mod http;
 mod logging;
 mod logs;
+mod migrate;
 mod openapi;
 pub mod output;
 mod publish;
@@ -108,6 +111,11 @@ enum Command {
     Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
+    /// Bring a keyspace of an older version up to date
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Say what a load needs: Redis memory, replicas, connections, network
+    Capacity(capacity::CapacityArgs),
     /// Show every setting: default, value, source, unit, reason
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -141,6 +149,8 @@ pub fn main() -> ExitCode {
         Command::OpenApi => openapi::run(&mut context),
         Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
+        Command::Migrate(command) => migrate::run(command, &mut context),
+        Command::Capacity(args) => capacity::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
         Command::Completions(args) => completions::completions(args, &mut context),
         Command::Manual(args) => completions::manual(args, &mut context),

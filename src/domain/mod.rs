@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod body;
 pub mod breaker;
+pub mod capacity;
 pub mod catalogue;
 pub mod clock;
 pub mod codec;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use deadpool_redis::{Manager, Pool, Runtime};
 pub use redis::Pipeline;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Value};
 
 use super::keys::Keys;
 use super::scripts;
@@ -164,12 +164,16 @@ impl Redis {
         }
         let keys = Keys::new(&settings.namespace)
             .ok_or_else(|| setting("namespace: expected 1 to 64 of A-Z a-z 0-9 _ . -".into()))?;
-        let client = Client::open(url).during(operation)?;
+        // CLIENT SETINFO is of no use here, and a user with few rights would be refused at each connection.
+        let address = url.into_connection_info().during(operation)?;
+        let bare = address.redis_settings().clone().set_skip_set_lib_name();
+        let address = address.set_redis_settings(bare);
+        let client = Client::open(address.clone()).during(operation)?;
         // The client's own default is 500 ms, shorter than a full Redis may take.
         let pool_config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(settings.response_timeout));
-        let manager = Manager::new_with_config(url, pool_config).during(operation)?;
+        let manager = Manager::new_with_config(address, pool_config).during(operation)?;
         let pool = Pool::builder(manager)
             .max_size(POOL_SIZE)
             .wait_timeout(Some(settings.response_timeout))

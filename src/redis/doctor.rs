@@ -11,8 +11,10 @@ use super::connection::{During, Redis, Result};
 use super::deliveries::UNREADABLE_WAIT;
 use super::keys::{GROUP, Keys, ShardKeys};
 use super::keyspace::all_shards;
+use super::stored_config::{Seals, read_seals};
 use crate::domain::clock::{Clock, UnixMillis};
 use crate::domain::ids::{ConfigId, StreamId};
+use crate::domain::sealing::KeyId;
 
 /// Configuration that `INFO` does not tell.
 const CONFIG_NAMES: [&str; 2] = ["appendfsync", "min-replicas-to-write"];
@@ -39,6 +41,10 @@ pub struct Facts {
     pub keyspace_shards: Option<u16>,
     /// Every shard.
     pub shards: Vec<ShardFacts>,
+    /// How the secrets of configs lie there.
+    pub seals: Seals,
+    /// The keys that sealed some of them and that this process was not given.
+    pub missing_keys: Vec<KeyId>,
 }
 
 /// What was found of one shard.
@@ -90,6 +96,8 @@ pub async fn examine(redis: &Redis, shards_unless_known: u16) -> Result<Facts> {
         found.unreadable = unreadable(redis, &keys, facts.redis_now).await?;
         facts.shards.push(found);
     }
+    facts.seals = read_seals(redis).await?;
+    facts.missing_keys = facts.seals.keys.iter().filter(|id| !redis.keyring().has(id)).cloned().collect();
     Ok(facts)
 }
 

@@ -100,6 +100,16 @@ impl Keys {
         format!("{}:received:{nonce}", self.namespace)
     }
 
+    /// The glob of every key of the keyspace; a namespace holds no character that a glob gives a meaning.
+    pub(super) fn pattern(&self) -> String {
+        format!("{}:{{*}}:*", self.namespace)
+    }
+
+    /// The glob of every shard's stream of events.
+    pub(super) fn events_pattern(&self) -> String {
+        format!("{}:{{*}}:events", self.namespace)
+    }
+
     fn control(&self, name: &str) -> String {
         format!("{}:{{control}}:{name}", self.namespace)
     }

@@ -58,15 +58,27 @@ pub async fn find_shards(link: &Link) -> Result<Option<Vec<ShardKeys>>> {
     let operation = "reading the keyspace's shards";
     let setting = |what: String| RedisError { operation, cause: Cause::Setting(what) };
     let mut command = cmd("HMGET");
-    command.arg(link.keys().meta()).arg("keyspaceVersion").arg("shards");
-    let (version, count): (Option<u32>, Option<u16>) = link.query(operation, &command).await?;
+    command
+        .arg(link.keys().meta())
+        .arg("keyspaceVersion")
+        .arg("shards")
+        .arg("migration")
+        .arg("migrationStops");
+    let (version, count, step, stops): (Option<u32>, Option<u16>, Option<String>, Option<u8>) =
+        link.query(operation, &command).await?;
+    if let (Some(step), Some(1)) = (step, stops) {
+        return Err(setting(format!(
+            "step {step} of a migration was begun and not finished: 'postrider migrate apply' goes on with it"
+        )));
+    }
     match (version, count) {
         (Some(KEYSPACE_VERSION), Some(count)) if (1..=SHARDS_MAX).contains(&count) => {
             Ok(Some(all_shards(link.keys(), count)))
         }
         (None, _) | (Some(KEYSPACE_VERSION), None) => Ok(None),
         (version, count) => Err(setting(format!(
-            "the keyspace has version {version:?} and {count:?} shards; this program knows version {KEYSPACE_VERSION}"
+            "the keyspace has version {version:?} and {count:?} shards; this program knows version {KEYSPACE_VERSION} \
+             ('postrider migrate plan' says what to do about an older one)"
         ))),
     }
 }

@@ -3,6 +3,7 @@
 //! Owns: key names (`keys`), scripts (`scripts/`), connections, and one file per noun of the keyspace.
 //! May use: `domain`, `settings`, `metrics`. Never HTTP.
 
+pub mod acl;
 mod answer;
 pub mod append;
 pub mod audit;
@@ -37,12 +38,14 @@ pub mod log_tail;
 pub mod log_tally;
 mod log_waiting;
 pub mod log_write;
+pub mod migrate;
 pub mod publish;
 pub mod purge;
 pub mod recover;
 pub mod rejected;
 pub mod replay;
 pub mod sampling;
+pub mod sample;
 pub mod scripts;
 pub mod seen;
 pub mod server_state;

@@ -109,6 +109,8 @@ scripts! {
     PUT_TOKEN = "put_token" <4, 5>;
     /// Seals one stored config again.
     RESEAL = "reseal" <1, 3>;
+    /// Keeps the state of a migration of the keyspace.
+    MIGRATE = "migrate" <1, 7>;
     /// Moves failed deliveries back into their queue, a job's batch.
     RECOVER = "recover" <5, 9>;
     /// Appends retained events again for one config, a job's batch.

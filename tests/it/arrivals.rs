@@ -132,6 +132,11 @@ impl Arrivals {
         self.state.book.lock().expect("the book").ready.remove(path);
     }
 
+    /// The nonces that have arrived.
+    pub(crate) fn nonces(&self) -> HashSet<String> {
+        self.state.book.lock().expect("the book").nonces.clone()
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         let book = self.state.book.lock().expect("the book");
         Tally {

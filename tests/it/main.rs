@@ -3,10 +3,12 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What a failed test needs to be understood.
 
+mod acl;
 mod admin_configs;
 mod arrivals;
 mod attempt;
 mod audit;
+mod backup;
 mod bad_starts;
 mod by_hand;
 mod by_hand_script;
@@ -39,6 +41,7 @@ mod log_world;
 mod logs;
 mod lost_replies;
 mod metrics;
+mod migrate;
 mod openapi;
 mod openapi_changes;
 mod ops;
@@ -65,6 +68,7 @@ mod scripts_queue;
 mod scripts_settle;
 mod secrets;
 mod serving;
+mod sizes;
 mod spans;
 mod stage;
 mod stats;

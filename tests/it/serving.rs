@@ -40,6 +40,16 @@ const GUARD: &str = r#"cat >/dev/null; kill -9 "$1" 2>/dev/null"#;
 impl Serve {
     /// Starts one with a short lease, `http` and loopback targets allowed, and waits until it is ready.
     pub(crate) fn start(redis_url: &str, namespace: &str, extra: &[&str]) -> Self {
+        Self::start_with(redis_url, namespace, extra, &[])
+    }
+
+    /// As [`Serve::start`], with variables in its environment.
+    pub(crate) fn start_with(
+        redis_url: &str,
+        namespace: &str,
+        extra: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (admin_port, ops_port) = (free_port(), free_port());
         let log = std::fs::File::create(directory.path().join("log")).expect("a log file");
@@ -52,6 +62,7 @@ impl Serve {
             .args(["--admin-rate-limit", "0"])
             .args(if extra.contains(&"--lease") { &[] } else { &["--lease", "1s"][..] })
             .args(extra)
+            .envs(environment.iter().copied())
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
@@ -178,6 +189,11 @@ impl Serve {
         let (status, text) = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         assert_eq!(status, 200, "{method} {path} answered {text}");
         serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// What it wrote to its log so far.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log_path()).expect("a log")
     }
 
     fn log_path(&self) -> PathBuf {

@@ -45,7 +45,11 @@ impl Stage {
 
     /// As [`Stage::on`]; the server reaches the same Redis at `serve_url`.
     pub(crate) fn through(serve_url: &str, url: &str, namespace: &str, extra: &[&str]) -> Self {
-        let serve = Serve::start(serve_url, namespace, extra);
+        Self::with(Serve::start(serve_url, namespace, extra), serve_url, url, namespace)
+    }
+
+    /// A stage around a server that runs.
+    pub(crate) fn with(serve: Serve, serve_url: &str, url: &str, namespace: &str) -> Self {
         let keys = Keys::new(namespace).expect("a namespace").shard(ShardNumber(0));
         Self {
             serve_url: serve_url.to_owned(),
@@ -73,6 +77,13 @@ impl Stage {
     pub(crate) fn start_serve(&mut self, extra: &[&str]) {
         assert!(self.serve.is_none(), "the first server was taken");
         self.serve = Some(Serve::start(&self.serve_url, &self.namespace, extra));
+    }
+
+    /// Goes over to another Redis with the same keyspace, and starts a server there.
+    pub(crate) fn move_to(&mut self, url: &str, extra: &[&str]) {
+        (self.serve_url, self.url) = (url.to_owned(), url.to_owned());
+        self.reconnect();
+        self.start_serve(extra);
     }
 
     /// Connects anew, after Redis was restarted.
