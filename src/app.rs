@@ -104,12 +104,18 @@ async fn run(settings: Settings) -> Result<ExitReason, AppError> {
     let (redis, embedded) = opened;
     let ended = match Control::start(&settings, redis, &readiness, control_stopped).await {
         Ok(control) => {
-            control.serve_admin(admin);
+            let serving = control.serve_admin(admin);
             starting.set(true);
             tracing::info!("ready");
             signals.next().await;
             starting.set(false);
-            drain(control, &mut signals).await
+            let ended = drain(control, &mut signals).await;
+            stop_control.send_replace(true);
+            // Callers in flight are answered, within the listener's own limit of time.
+            if let (Ok(ExitReason::Drained), Some(serving)) = (&ended, serving) {
+                let _ = serving.await;
+            }
+            ended
         }
         Err(error) => Err(error),
     };

@@ -129,6 +129,7 @@ fn spawn(
     let args = ["serve", "--redis-url", &url, "--namespace", NAMESPACE, "--listen", &admin]
         .into_iter()
         .chain(["--ops-listen", &ops, "--allow-http", "--allow-target", "127.0.0.0/8"])
+        .chain(["--admin-rate-limit", "0"])
         .map(str::to_owned);
     Guarded::start(&layout.sender, Path::new(BINARY), &args.collect::<Vec<_>>(), log)
 }

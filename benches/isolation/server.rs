@@ -30,6 +30,7 @@ impl Server {
         let args = ["serve", "--redis-url", &url, "--namespace", NAMESPACE, "--listen", &admin]
             .into_iter()
             .chain(["--ops-listen", &ops, "--allow-http", "--allow-target", "127.0.0.0/8"])
+            .chain(["--admin-rate-limit", "0"])
             .map(str::to_owned);
         let log = directory.join("serve.log");
         let process = Guarded::start(&layout.sender, Path::new(BINARY), &args.collect::<Vec<_>>(), &log)?;

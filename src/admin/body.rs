@@ -9,15 +9,11 @@ use axum::http::HeaderValue;
 use axum::response::Response;
 use http_body_util::BodyExt;
 
+use super::body_guard::BodyFault;
 use super::error::ApiError;
 
-/// Largest body of any route, in bytes.
-pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// How much of a body that is too large is read and thrown away, so that its sender can read the answer instead
-/// of meeting a closed connection.
-const DISCARD_MAX_BYTES: usize = 4 * BODY_MAX_BYTES;
-/// Longest time that a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a caller is told to wait when the bodies of all requests are too large together.
+const RETRY_AFTER_CROWDED: Duration = Duration::from_secs(1);
 /// Mistakes that one answer tells.
 const MISTAKES_SHOWN: usize = 20;
 /// Names that `X-Postrider-Ignored` lists, and the length to which each is cut.
@@ -32,41 +28,24 @@ pub struct Mistakes(Vec<String>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ignored(BTreeSet<String>);
 
-/// Reads a body of at most [`BODY_MAX_BYTES`].
+/// Reads a body whole; its limits are kept by [`super::body_guard`].
 ///
 /// # Errors
-/// 413 when it is larger, 408 when it is slow, 400 when it ends early.
+/// 413 when it is too large, 408 when it is slow, 503 when all bodies together are too large, 400 when it ends
+/// early.
 pub async fn read_body(body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
-    match tokio::time::timeout(BODY_TIMEOUT, read_frames(body, procedure)).await {
-        Ok(result) => result,
-        Err(_) => {
-            let message = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-            Err(ApiError::timeout(procedure, message))
-        }
-    }
-}
-
-async fn read_frames(mut body: Body, procedure: &'static str) -> Result<Bytes, ApiError> {
-    let mut read = Vec::new();
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::bad_request(procedure, "body: ended early"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        total += data.len();
-        if total <= BODY_MAX_BYTES {
-            read.extend_from_slice(&data);
-        } else {
-            read = Vec::new();
-            if total > DISCARD_MAX_BYTES {
-                break;
-            }
-        }
-    }
-    if total > BODY_MAX_BYTES {
-        let message = format!("body: at most {BODY_MAX_BYTES} bytes are accepted");
-        return Err(ApiError::too_large(procedure, message));
-    }
-    Ok(read.into())
+    let error = match body.collect().await {
+        Ok(whole) => return Ok(whole.to_bytes()),
+        Err(error) => error.into_inner(),
+    };
+    let fault = error.downcast_ref().copied().unwrap_or(BodyFault::Ended);
+    let message = format!("body: {fault}");
+    Err(match fault {
+        BodyFault::TooLarge { .. } => ApiError::too_large(procedure, message),
+        BodyFault::Slow => ApiError::timeout(procedure, message),
+        BodyFault::Crowded => ApiError::unavailable(procedure, message, RETRY_AFTER_CROWDED),
+        BodyFault::Ended => ApiError::bad_request(procedure, message),
+    })
 }
 
 // === impl Mistakes ===

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
 
-use super::auth::{Caller, OPERATE_CONFIGS, READ_CONFIGS, WRITE_CONFIGS, authenticate};
+use super::auth::Caller;
 use super::body::{Mistakes, read_body};
 use super::config_body::SECRET_MASK;
 use super::config_edit::Refusal;
@@ -59,10 +59,9 @@ pub(super) fn routes() -> Router<AdminState> {
     responses((status = 200, description = "The config, as in the list", body = serde_json::Value)))]
 async fn get_config(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: IdPath,
 ) -> Result<Json<ShownConfig>, ApiError> {
-    let caller = authenticate(&state, &headers, GET, READ_CONFIGS).await?;
     let id = config_id(path, GET)?;
     let set = state.directory.configs();
     if !set.complete {
@@ -81,10 +80,9 @@ async fn get_config(
     responses((status = 204, description = "Deleted")))]
 async fn delete_config(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: IdPath,
 ) -> Result<StatusCode, ApiError> {
-    let caller = authenticate(&state, &headers, DELETE, WRITE_CONFIGS).await?;
     let id = config_id(path, DELETE)?;
     let now = state.clock.now();
     let edit = |stored: &[Config], _: &mut _| {
@@ -108,10 +106,9 @@ async fn delete_config(
     responses((status = 200, description = "The config, inactive", body = serde_json::Value)))]
 async fn pause_config(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: IdPath,
 ) -> Result<Json<ShownConfig>, ApiError> {
-    let caller = authenticate(&state, &headers, PAUSE, OPERATE_CONFIGS).await?;
     let id = config_id(path, PAUSE)?;
     let config = change_one(&state, &caller, PAUSE, id, "paused", |config, _| config.active = false).await?;
     Ok(Json(show(&state, &config)))
@@ -123,10 +120,9 @@ async fn pause_config(
     responses((status = 200, description = "The config, active", body = serde_json::Value)))]
 async fn resume_config(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: IdPath,
 ) -> Result<Json<ShownConfig>, ApiError> {
-    let caller = authenticate(&state, &headers, RESUME, OPERATE_CONFIGS).await?;
     let id = config_id(path, RESUME)?;
     let resume = |config: &mut Config, _| {
         config.active = true;
@@ -144,10 +140,10 @@ async fn resume_config(
         body = serde_json::Value)))]
 async fn rotate_secret(
     State(state): State<AdminState>,
+    caller: Caller,
     path: IdPath,
     request: Request,
 ) -> Result<Json<ShownConfig>, ApiError> {
-    let caller = authenticate(&state, request.headers(), ROTATE, WRITE_CONFIGS).await?;
     let id = config_id(path, ROTATE)?;
     let bytes = read_body(request.into_body(), ROTATE).await?;
     let rotation =

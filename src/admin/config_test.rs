@@ -9,11 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::auth::{Caller, OPERATE_CONFIGS, authenticate};
+use super::audit;
+use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
 use super::config_by_id::{IdPath, config_id, unknown};
 use super::error::ApiError;
@@ -103,11 +105,11 @@ pub(super) fn routes() -> Router<AdminState> {
         (status = 202, description = "Published; there is no result yet", body = serde_json::Value)))]
 async fn test_config(
     State(state): State<AdminState>,
+    caller: Caller,
     Extension(shared): Extension<Shared>,
     path: IdPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), TEST, OPERATE_CONFIGS).await?;
     let id = config_id(path, TEST)?;
     let wait = parse_wait(request.uri().query())?;
     let bytes = read_body(request.into_body(), TEST).await?;
@@ -123,6 +125,8 @@ async fn test_config(
     let Published { id: published, nonce, .. } =
         published.ok_or_else(|| ApiError::internal(TEST, "publishing told of no event"))?;
     let delivery = published.delivery(id.sequence());
+    let after = json!({ "event": event, "deliveryId": delivery.to_string() });
+    audit::note(&state, &caller, TEST, id, None, Some(after)).await;
     let place = shared.waiting.try_acquire().ok();
     let wait = if place.is_some() { wait } else { Duration::ZERO };
     let found = wait_for_result(&state, &config, delivery, wait).await;

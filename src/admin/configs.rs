@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use super::auth::{Caller, READ_CONFIGS, WRITE_CONFIGS, authenticate};
+use super::auth::Caller;
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
 use super::config_edit::{Refusal, apply};
@@ -101,8 +101,7 @@ pub(super) fn routes() -> Router<AdminState> {
         .layer(Extension(Turn::default()))
 }
 
-async fn list_configs(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), GET_CONFIGS, READ_CONFIGS).await?;
+async fn list_configs(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let set = state.directory.configs();
     if !set.complete {
         let wait = Duration::from_secs(1);
@@ -132,9 +131,9 @@ pub(super) fn show(state: &AdminState, config: &Config) -> ShownConfig {
 async fn put_configs(
     State(state): State<AdminState>,
     Extension(turn): Extension<Turn>,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), UPDATE_CONFIGS, WRITE_CONFIGS).await?;
     let bytes = read_body(request.into_body(), UPDATE_CONFIGS).await?;
     let body = ConfigBody::parse(&bytes, state.settings.delivery.allow_http)
         .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;
@@ -161,8 +160,8 @@ pub(super) async fn change<R>(
     procedure: &'static str,
     edit: impl FnMut(&[Config], &mut NewIds) -> Result<Edit<R>, Refusal>,
 ) -> Result<R, ApiError> {
-    let who = format!("token {} ({})", caller.token_id, caller.token_name);
-    match change_configs(&state.redis, &state.directory, &caller.organisation, &who, edit).await {
+    let by = caller.by(procedure);
+    match change_configs(&state.redis, &state.directory, &caller.organisation, &by, edit).await {
         Ok(results) => Ok(results),
         Err(ChangeError::Refused(Refusal::Invalid(mistakes))) => {
             Err(ApiError::bad_request(procedure, mistakes.to_string()))

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::http::header::{ALLOW, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -25,6 +25,7 @@ pub struct ApiError {
     message: String,
     procedure: &'static str,
     retry_after: Option<Duration>,
+    allow: Option<HeaderValue>,
 }
 
 #[derive(Serialize)]
@@ -50,7 +51,7 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { status, code, message: message.into(), procedure, retry_after: None }
+        Self { status, code, message: message.into(), procedure, retry_after: None, allow: None }
     }
 
     /// 400: a body, query, path or header that is not acceptable; the message names the field.
@@ -89,11 +90,27 @@ impl ApiError {
         Self::new(procedure, StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
     }
 
-    /// 405: the route exists, not with this method.
+    /// 405: the route exists, not with this method; `allowed` is the `Allow` header.
     #[must_use]
-    pub fn method_not_supported(procedure: &'static str) -> Self {
+    pub fn method_not_supported(procedure: &'static str, allowed: &str) -> Self {
         let message = "this route does not support the method (see the Allow header)";
-        Self::new(procedure, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_SUPPORTED", message)
+        let mut error = Self::new(procedure, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_SUPPORTED", message);
+        error.allow = HeaderValue::from_str(allowed).ok();
+        error
+    }
+
+    /// 429 with `Retry-After`: the caller asks too often.
+    #[must_use]
+    pub fn too_many(procedure: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        let mut error = Self::new(procedure, StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", message);
+        error.retry_after = Some(retry_after);
+        error
+    }
+
+    /// 504: the request was not finished in time, and nobody can say how far it came.
+    #[must_use]
+    pub fn not_finished(procedure: &'static str, message: impl Into<String>) -> Self {
+        Self::new(procedure, StatusCode::GATEWAY_TIMEOUT, "GATEWAY_TIMEOUT", message)
     }
 
     /// 408: the body did not arrive in time.
@@ -153,7 +170,11 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, axum::Json(envelope)).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            // Rounded up: who comes a moment early is refused again.
+            headers.insert(RETRY_AFTER, HeaderValue::from((wait.as_millis().div_ceil(1_000) as u64).max(1)));
+        }
+        if let Some(allowed) = self.allow {
+            headers.insert(ALLOW, allowed);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let name = HeaderName::from_static("www-authenticate");

@@ -2,11 +2,13 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
+use serde_json::json;
 
-use super::auth::{RETRY_DELIVERIES, authenticate};
+use super::audit;
+use super::auth::Caller;
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::logs::{delivery_id, find_one};
@@ -30,10 +32,9 @@ pub(super) fn routes() -> Router<AdminState> {
     responses((status = 202, description = "The delivery, which waits for its attempt", body = serde_json::Value)))]
 async fn retry_delivery(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<LogRecord>), ApiError> {
-    let caller = authenticate(&state, &headers, RETRY, RETRY_DELIVERIES).await?;
     let id = delivery_id(path, RETRY)?;
     let (config, seen) = find_one(&state, &caller.organisation, id, RETRY).await?;
     let configs = state.directory.configs();
@@ -46,6 +47,8 @@ async fn retry_delivery(
         Retried::Queued => {}
         refused => return Err(ApiError::conflict(RETRY, reason(refused))),
     }
+    let before = json!({ "status": seen.view.status.as_str(), "attempts": seen.view.attempts });
+    audit::note(&state, &caller, RETRY, id, Some(before), Some(json!({ "status": "retrying" }))).await;
     // Its attempt may be over already: what is shown is how it stands now. It was put back in any case, so a log that
     // cannot be read is no reason to say otherwise.
     let now = find_one(&state, &caller.organisation, id, RETRY).await;

@@ -2,11 +2,10 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::HeaderMap;
 use axum::routing::get;
 use axum::{Json, Router};
 
-use super::auth::{READ_LOGS, authenticate};
+use super::auth::Caller;
 use super::error::ApiError;
 use super::log_query::LogParameters;
 use super::log_record::{LogDetail, LogsAnswer};
@@ -25,10 +24,9 @@ pub fn routes() -> Router<AdminState> {
 
 async fn list(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<LogsAnswer>, ApiError> {
-    let caller = authenticate(&state, &headers, LIST, READ_LOGS).await?;
     let parameters = LogParameters::parse(query.as_deref().unwrap_or_default())
         .map_err(|message| ApiError::bad_request(LIST, message))?;
     let configs = match parameters.config {
@@ -49,10 +47,9 @@ async fn list(
 
 async fn one(
     State(state): State<AdminState>,
-    headers: HeaderMap,
+    caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<LogDetail>, ApiError> {
-    let caller = authenticate(&state, &headers, ONE, READ_LOGS).await?;
     let id = delivery_id(path, ONE)?;
     let (_, detail) = find_one(&state, &caller.organisation, id, ONE).await?;
     Ok(Json(detail.into()))

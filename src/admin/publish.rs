@@ -10,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use super::auth::{PUBLISH, authenticate};
+use super::auth::Caller;
 use super::body::read_body;
 use super::error::ApiError;
 use super::publish_body::PublishBody;
@@ -49,9 +49,9 @@ pub(super) fn routes() -> Router<AdminState> {
 async fn publish_events(
     State(state): State<AdminState>,
     Extension(memory): Extension<Arc<MemoryWatch>>,
+    caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let caller = authenticate(&state, request.headers(), PROCEDURE, PUBLISH).await?;
     let wait = parse_wait(request.uri().query())?;
     let bytes = read_body(request.into_body(), PROCEDURE).await?;
     let body =

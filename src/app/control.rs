@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
+use super::start::AdminListener;
 use super::{AppError, build, health};
 use crate::admin::ops::Readiness;
+use crate::admin::server::Serving;
 use crate::admin::{self, state::AdminState};
 use crate::attempt::Egress;
 use crate::domain::clock::Clock;
@@ -22,14 +24,14 @@ use crate::domain::shares::BYSTANDER;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{MemoryPressure, ReadTurn};
 use crate::lanes::{Breakers, Permits};
-use crate::metrics::WalkMetrics;
+use crate::metrics::{self, WalkMetrics};
 use crate::redis::connection::Redis;
 use crate::redis::directory::{ConfigSet, Directory};
 use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
-use crate::upkeep::TombstoneKeeper;
+use crate::upkeep::{JobRunner, JobRunnerParts, TombstoneKeeper};
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
 /// Readiness is looked at this often.
@@ -44,7 +46,7 @@ pub(super) struct Control {
     directory: Arc<Directory>,
     control_stopped: watch::Receiver<bool>,
     stop_workers: watch::Sender<bool>,
-    workers: Vec<JoinHandle<Drained>>,
+    workers: Vec<thread::JoinHandle<Drained>>,
 }
 
 // === impl Control ===
@@ -75,6 +77,7 @@ impl Control {
         health::follow(&shared, &directory, control_stopped.clone());
         health::keep(&shared, &directory, control_stopped.clone());
         forget_deleted(&shared, &directory, control_stopped.clone());
+        do_jobs(&shared, control_stopped.clone());
         let (stop_workers, stopped) = watch::channel(false);
         let count = settings.process.workers.max(1);
         let shard_count = u16::try_from(shared.shards.len()).unwrap_or(u16::MAX);
@@ -88,9 +91,9 @@ impl Control {
         Ok(Self { shared, directory, control_stopped, stop_workers, workers })
     }
 
-    /// Serves the admin API, where this replica has that role.
-    pub(super) fn serve_admin(&self, listener: Option<TcpListener>) {
-        let Some(listener) = listener else { return };
+    /// Serves the admin API, where this replica has that role; the task ends when its drain has.
+    pub(super) fn serve_admin(&self, listener: Option<AdminListener>) -> Option<JoinHandle<()>> {
+        let AdminListener { listener, certificates } = listener?;
         let state = AdminState {
             redis: self.shared.redis.clone(),
             shards: Arc::clone(&self.shared.shards),
@@ -98,7 +101,14 @@ impl Control {
             settings: Arc::clone(&self.shared.settings),
             clock: Arc::clone(&self.shared.clock),
         };
-        tokio::spawn(admin::server::serve(listener, admin::router(state), self.control_stopped.clone()));
+        let (settings, stop) = (self.shared.settings.admin.clone(), self.control_stopped.clone());
+        if let Some(certificates) = certificates.clone() {
+            let (every, stop) = (settings.tls_check, stop.clone());
+            tokio::spawn(async move { certificates.follow(every, stop).await });
+        }
+        let connections = Some(metrics::admin_connections());
+        let serving = Serving { limits: Arc::new(settings), certificates, connections };
+        Some(tokio::spawn(admin::server::serve_as(listener, admin::router(state), serving, stop)))
     }
 
     /// Lets the workers drain, and says how that went.
@@ -133,6 +143,21 @@ async fn check_seals(redis: &Redis) -> Result<(), AppError> {
         tracing::warn!(configs = seals.plain, "not sealed yet; run 'postrider secrets reseal'");
     }
     Ok(())
+}
+
+/// Starts the task that does jobs, where this replica retries.
+fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
+    if !shared.settings.process.roles.retry {
+        return;
+    }
+    let runner = JobRunner::new(JobRunnerParts {
+        redis: shared.redis.clone(),
+        shards: Arc::clone(&shared.shards),
+        snapshot: Arc::clone(&shared.snapshot),
+        clock: Arc::clone(&shared.clock),
+        settings: Arc::clone(&shared.settings),
+    });
+    tokio::spawn(runner.run(stop));
 }
 
 fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {

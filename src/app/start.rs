@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{AppError, bind, build};
 use crate::admin::ops::{Readiness, ops_router};
 use crate::admin::server;
+use crate::admin::tls::Certificates;
 use crate::metrics::{self, BATCH_BUCKETS, SECONDS_BUCKETS};
 use crate::redis::connection::Redis;
 use crate::redis::embedded::EmbeddedRedis;
@@ -19,8 +20,8 @@ use crate::settings::Settings;
 /// Histograms gather samples until they are read; without a scrape this bounds them.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// Files that the process needs beside its attempts: Redis, listeners, logs, the admin API's callers.
-const OTHER_FILES: u64 = 1_024;
+/// Files that the process needs beside its attempts and the admin API's callers: Redis, listeners, logs.
+const OTHER_FILES: u64 = 256;
 
 /// First and longest pause between two tries to reach Redis at the start.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -28,8 +29,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The bound listeners.
 pub(super) struct Listeners {
-    pub(super) admin: Option<TcpListener>,
+    pub(super) admin: Option<AdminListener>,
     pub(super) ops: TcpListener,
+}
+
+/// The admin API's listener, and its certificate where it has one.
+pub(super) struct AdminListener {
+    pub(super) listener: TcpListener,
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 // === impl Listeners ===
@@ -38,8 +45,18 @@ impl Listeners {
     pub(super) async fn bind(settings: &Settings) -> Result<Self, AppError> {
         let process = &settings.process;
         let ops = bind("ops-listen", process.ops_listen).await?;
-        let admin = if process.roles.admin { Some(bind("listen", process.listen).await?) } else { None };
-        Ok(Self { admin, ops })
+        if !process.roles.admin {
+            return Ok(Self { admin: None, ops });
+        }
+        let certificates = match (&settings.admin.tls_cert, &settings.admin.tls_key) {
+            (Some(cert), Some(key)) => {
+                let loaded = Certificates::load(cert, key).map_err(|error| build("TLS", error))?;
+                Some(Arc::new(loaded))
+            }
+            _ => None,
+        };
+        let listener = bind("listen", process.listen).await?;
+        Ok(Self { admin: Some(AdminListener { listener, certificates }), ops })
     }
 }
 
@@ -84,13 +101,14 @@ pub(super) fn raise_file_limit(settings: &Settings) {
     }
     let wanted = u64::from(settings.limits.in_flight_max)
         + u64::from(settings.limits.idle_connections_max)
+        + u64::from(settings.admin.connections_max)
         + OTHER_FILES;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < wanted) {
         tracing::warn!(
             files,
             wanted,
-            "the limit of open files is below in-flight-max + idle-connections-max + {OTHER_FILES}: \
-             raise 'ulimit -n', or lower those settings"
+            "the limit of open files is below in-flight-max + idle-connections-max + \
+             admin-connections-max + {OTHER_FILES}: raise 'ulimit -n', or lower those settings"
         );
     }
 }

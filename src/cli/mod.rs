@@ -20,8 +20,10 @@ mod logs;
 pub mod output;
 mod publish;
 mod publish_file;
+mod purge;
 mod ready;
 mod receive;
+mod rejected;
 mod secrets;
 mod serve;
 mod server;
@@ -85,9 +87,14 @@ enum Command {
     /// Seal the secrets of configs in Redis, and see how they lie there
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
+    /// Look at stream entries that could not be understood, repair and requeue them
+    #[command(subcommand)]
+    Rejected(rejected::RejectedCommand),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Remove what is stored of an organisation's events, or of one delivery
+    Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
     Doctor(doctor::DoctorArgs),
     /// Show every setting: default, value, source, unit, reason
@@ -116,7 +123,9 @@ pub fn main() -> ExitCode {
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
+        Command::Rejected(command) => rejected::run(command, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),
         Command::Completions(args) => completions::completions(args, &mut context),

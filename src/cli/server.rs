@@ -80,6 +80,8 @@ fn judge(answer: &Answer) -> Result<ApiAnswer, CliError> {
     if answer.status.is_success() {
         let no_json = || CliError::Failure("the server's answer is no JSON".into());
         let text = String::from_utf8(answer.body.to_vec()).map_err(|_| no_json())?;
+        // 204 has nothing to say.
+        let json = if text.is_empty() { Some(Value::Null) } else { json };
         return Ok(ApiAnswer { value: json.ok_or_else(no_json)?, text });
     }
     let message = match (text("message"), text("code")) {

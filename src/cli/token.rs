@@ -9,11 +9,8 @@ use super::output::{OutputFormat, TextTable};
 use super::{Context, block_on, connect};
 use crate::domain::clock::Clock;
 use crate::domain::ids::OrganisationId;
-use crate::domain::token::{Role, Token};
+use crate::domain::token::{Role, Token, token_name};
 use crate::redis::tokens;
-
-/// Longest name of a token, in characters.
-const NAME_MAX_CHARS: usize = 128;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -175,6 +172,5 @@ fn role(word: &str) -> Result<Role, String> {
 }
 
 fn name(text: &str) -> Result<String, String> {
-    let fits = (1..=NAME_MAX_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    if fits { Ok(text.to_owned()) } else { Err("expected 1 to 128 characters, none of them control".into()) }
+    token_name(text).map(str::to_owned).map_err(str::to_owned)
 }

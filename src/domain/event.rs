@@ -121,6 +121,8 @@ impl EventFields {
             b"communityId" => &mut self.community_id,
             b"userId" => &mut self.user_id,
             b"eventSourceId" => &mut self.event_source_id,
+            // Names the event that a replay brings again; only replays look at it.
+            b"replayOf" => return,
             _ => {
                 self.unknown += 1;
                 return;

@@ -5,6 +5,7 @@
 //! what an event is about and which config wants it, its bodies, tokens and roles.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
+pub mod audit;
 pub mod body;
 pub mod breaker;
 pub mod catalogue;
@@ -15,12 +16,14 @@ pub mod delivery;
 pub mod event;
 pub mod ids;
 pub mod interest;
+pub mod job;
 pub mod log;
 pub mod log_merge;
 pub mod log_view;
 pub mod outcome;
 pub mod owned_config;
 pub mod rate_limit;
+pub mod rejected;
 pub mod retry_on;
 pub mod retry_policy;
 pub mod sealing;

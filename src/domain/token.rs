@@ -24,6 +24,18 @@ pub enum Role {
     Operator,
 }
 
+/// Longest name of a token, in characters.
+const NAME_MAX_CHARS: usize = 128;
+
+/// A token's name, as it may be.
+///
+/// # Errors
+/// What was expected.
+pub fn token_name(text: &str) -> Result<&str, &'static str> {
+    let fits = (1..=NAME_MAX_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if fits { Ok(text) } else { Err("expected 1 to 128 characters, none of them control") }
+}
+
 /// A value of the `tokens` hash; its field is [`TokenHash`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -91,6 +103,13 @@ impl TokenText {
         Self(text.to_owned())
     }
 
+    /// Whether it has the form that [`Self::generate`] gives; anything else is no token of ours.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        self.0.strip_prefix("prt_").is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
+    }
+
     /// The text, for the one answer that shows it.
     #[must_use]
     pub fn expose(&self) -> &str {
@@ -141,6 +160,10 @@ mod tests {
     fn a_token_is_hashed_and_never_printed() {
         let token = TokenText::generate();
         assert_eq!(token.expose().len(), 68);
+        assert!(token.is_well_formed());
+        for other in ["", "prt_", "eyJhbGciOi", &token.expose()[1..], &token.expose().to_uppercase()] {
+            assert!(!TokenText::received(other).is_well_formed(), "{other}");
+        }
         assert_eq!(format!("{token:?}"), "TokenText(****)");
         assert_eq!(TokenText::received(token.expose()).hash(), token.hash());
         assert_eq!(token.hash().as_str().len(), 64);

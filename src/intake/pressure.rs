@@ -51,8 +51,8 @@ impl Intake {
         else {
             return Ok(false);
         };
-        let age = parts.settings.retention.events_age;
-        events::trim_behind(&parts.link, &parts.keys, &floor, parts.clock.now(), age).await?;
+        let retention = &parts.settings.retention;
+        events::trim_behind(&parts.link, &parts.keys, &floor, parts.clock.now(), retention).await?;
         Ok(true)
     }
 }

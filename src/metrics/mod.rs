@@ -20,8 +20,6 @@ pub struct WalkMetrics {
     pub events_read: Counter,
     /// Entries that were kept in `rejected`.
     pub events_rejected: Counter,
-    /// Entries of `rejected` that its cap evicted.
-    pub rejected_evicted: Counter,
     /// Events that no config wants.
     pub events_unrouted: Counter,
     /// Own or taken-over pending entries that were processed again.
@@ -98,7 +96,7 @@ pub fn describe() {
 pub const COUNTERS: &[(&str, &str)] = &[
     ("postrider_events_read_total", "Entries read from the events stream."),
     ("postrider_events_rejected_total", "Entries that could not be understood and were kept in rejected."),
-    ("postrider_rejected_evicted_total", "Rejected entries that the cap evicted: they are lost."),
+    ("postrider_rejected_evicted_total", "Rejected entries that a cap evicted: they are lost, by shard."),
     ("postrider_events_unrouted_total", "Events that no config wants."),
     (
         "postrider_events_recovered_total",
@@ -129,6 +127,9 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_settles_refused_total",
         "Times that Redis refused a fate for a reason of its own; it is tried again.",
     ),
+    ("postrider_audit_evicted_total", "Audit entries that a cap or their age evicted."),
+    ("postrider_audit_failed_total", "Changes that were made and are missing in the audit."),
+    ("postrider_log_streams_ended_total", "Live tails that ended, by reason."),
     ("postrider_log_rows_evicted_total", "Rows of attempt logs that a cap evicted."),
     (
         "postrider_failed_evicted_total",
@@ -151,6 +152,11 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_stored_unreadable_total",
         "Stored values that could not be read, by kind: configs, tokens, records, pages.",
     ),
+    (
+        "postrider_admin_auth_failures_total",
+        "Requests to the admin API with a missing, malformed or unknown token.",
+    ),
+    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
 ];
 
 /// Gauges: name and meaning.
@@ -160,12 +166,16 @@ pub const GAUGES: &[(&str, &str)] = &[
     ("postrider_oldest_undelivered_seconds", "Age of the oldest event without a durable fate, by shard."),
     ("postrider_stream_entries", "Entries of the events stream, by shard."),
     ("postrider_stream_pending", "Events read and not yet acknowledged, by shard."),
+    ("postrider_rejected_entries", "Entries kept in rejected, by shard."),
+    ("postrider_rejected_bytes", "Bytes of names and values kept in rejected, by shard."),
+    ("postrider_log_streams", "Live tails that are open."),
     ("postrider_due_configs", "Configs with deliveries waiting in their queue, by shard."),
     ("postrider_redis_memory_ratio", "Used memory over maxmemory; 0 where maxmemory is not set."),
     ("postrider_clock_offset_seconds", "Redis's clock minus this machine's."),
     ("postrider_live_replicas", "Replicas among which limits over all replicas are divided."),
     ("postrider_live_consumers", "Consumers that hold a lease, by shard."),
     ("postrider_breakers_open", "Configs whose breaker is open or half-open."),
+    ("postrider_admin_connections", "Open connections to the admin API."),
     ("postrider_configs_failing", "Configs from which nothing but failures came since their last success."),
 ];
 
@@ -194,6 +204,48 @@ pub fn stored_unreadable(kind: &'static str) {
     counter!("postrider_stored_unreadable_total", "kind" => kind).increment(1);
 }
 
+/// Counts rejected entries that a cap evicted.
+pub fn rejected_evicted(shard: u16, count: u64) {
+    counter!("postrider_rejected_evicted_total", "shard" => shard.to_string()).increment(count);
+}
+
+/// Counts audit entries that a cap or their age evicted.
+pub fn audit_evicted(count: u64) {
+    counter!("postrider_audit_evicted_total").increment(count);
+}
+
+/// Counts a change that was made and is missing in the audit.
+pub fn audit_failed() {
+    counter!("postrider_audit_failed_total").increment(1);
+}
+
+/// A live tail began.
+pub fn log_stream_began() {
+    gauge!("postrider_log_streams").increment(1.0);
+}
+
+/// A live tail ended, for a `reason` of a closed set.
+pub fn log_stream_ended(reason: &'static str) {
+    gauge!("postrider_log_streams").decrement(1.0);
+    counter!("postrider_log_streams_ended_total", "reason" => reason).increment(1);
+}
+
+/// Counts a request without a usable token.
+pub fn admin_unauthorized() {
+    counter!("postrider_admin_auth_failures_total").increment(1);
+}
+
+/// Counts a request that a limit of the admin API refused: `address`, `bodies`, `body size`, `request time`,
+/// `requests`, `slow body`, `token rate`.
+pub fn admin_refused(limit: &'static str) {
+    counter!("postrider_admin_refused_total", "limit" => limit).increment(1);
+}
+
+/// The admin API's open connections.
+pub fn admin_connections() -> Gauge {
+    gauge!("postrider_admin_connections")
+}
+
 // === impl WalkMetrics ===
 
 impl WalkMetrics {
@@ -203,7 +255,6 @@ impl WalkMetrics {
         Self {
             events_read: counter!("postrider_events_read_total"),
             events_rejected: counter!("postrider_events_rejected_total"),
-            rejected_evicted: counter!("postrider_rejected_evicted_total"),
             events_unrouted: counter!("postrider_events_unrouted_total"),
             events_recovered: counter!("postrider_events_recovered_total"),
             events_ahead: counter!("postrider_events_ahead_total"),

@@ -7,12 +7,14 @@ use std::time::Duration;
 use redis::FromRedisValue;
 use redis::streams::StreamRangeReply;
 
+use super::audit::{self, AUDIT_AGE_MS};
 use super::connection::{During, Link, Redis, RedisError, Result};
 use super::directory::Directory;
 use super::follower;
 use super::health::Ask;
 use super::scripts;
 use super::stored_config;
+use crate::domain::audit::{AuditEntry, By, Who, shown_config};
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, Disabled, DisabledReason, StoredConfig};
 use crate::domain::ids::{ConfigId, ConfigSequence, OrganisationId, StreamId};
@@ -20,21 +22,21 @@ use crate::domain::sealing::Keyring;
 
 /// Entries that `changes` keeps; a replica that was away for more reads everything again.
 pub const CHANGES_MAX: u64 = 10_000;
-/// Entries that `audit` keeps.
-pub const AUDIT_MAX: u64 = 10_000;
 /// How often a change that lost against another is tried again.
 const TRIES: u32 = 10;
 /// Pause before a further try, times a random number below the count of tries.
 const TRY_PAUSE: Duration = Duration::from_millis(4);
 /// How long a change waits for the directory to reach what Redis holds; after it the hash is read whole.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// What the audit calls it when Postrider itself disables a config.
+const DISABLE: &str = "disableWebhookConfig";
 
 /// What a caller makes of an organisation's configs.
 #[derive(Debug)]
 pub struct Edit<R> {
     /// Configs and tombstones to store; an id that is not stored yet comes from [`NewIds`].
     pub writes: Vec<StoredConfig>,
-    /// What changes, for `audit`; without secrets.
+    /// What changes, in a sentence for the audit; without secrets.
     pub what: String,
     /// What the caller wants back once it is written.
     pub answer: R,
@@ -99,7 +101,7 @@ impl NewIds {
 // === reading and changing ===
 
 /// Changes an organisation's configs: `edit` is given them as stored, in the order of their making, and is
-/// called again when somebody else wrote meanwhile. `who` goes to `audit`. Returns the edit's answer after this
+/// called again when somebody else wrote meanwhile. `by` goes to the audit. Returns the edit's answer after this
 /// replica's directory has applied the change, or after a second.
 ///
 /// # Errors
@@ -108,7 +110,7 @@ pub async fn change_configs<R, E>(
     redis: &Redis,
     directory: &Directory,
     organisation: &OrganisationId,
-    who: &str,
+    by: &By,
     mut edit: impl FnMut(&[Config], &mut NewIds) -> std::result::Result<Edit<R>, E>,
 ) -> std::result::Result<R, ChangeError<E>> {
     for tried in 0..TRIES {
@@ -125,20 +127,31 @@ pub async fn change_configs<R, E>(
         if ids.next == u32::MAX {
             return Err(ChangeError::Exhausted);
         }
-        let audit = Audit { who, organisation, what: &edit.what };
+        let audit = Audit { by, organisation, what: &edit.what };
         if let Put::Written(change) = put(redis, &stored, ids.next, &edit.writes, audit).await? {
             directory.wait_for(change, CATCH_UP).await;
+            audit::trim(redis, organisation).await;
             return Ok(edit.answer);
         }
     }
     Err(ChangeError::Contended)
 }
 
-/// What an `audit` entry says.
+/// What the audit is told of a change; each config gets an entry of its own.
+#[derive(Clone, Copy)]
 struct Audit<'a> {
-    who: &'a str,
+    by: &'a By,
     organisation: &'a OrganisationId,
     what: &'a str,
+}
+
+// === impl Audit ===
+
+impl Audit<'_> {
+    fn entry(&self, id: ConfigId, before: Option<&Config>, after: Option<&Config>) -> Result<Vec<u8>> {
+        let [before, after] = [before, after].map(|config| config.map(shown_config));
+        audit::to_json(&AuditEntry::new(self.by, id, self.what, before, after))
+    }
 }
 
 /// Reads an organisation's configs from Redis itself.
@@ -215,13 +228,21 @@ async fn put(
     audit: Audit<'_>,
 ) -> Result<Put> {
     let operation = "writing configs";
-    let mut more = Vec::with_capacity(writes.len() * 3);
+    let known: HashMap<ConfigId, &Config> = stored.configs.iter().map(|config| (config.id, config)).collect();
+    let mut more = Vec::with_capacity(writes.len() * 4);
     for write in writes {
-        more.push(write.id().to_string().into_bytes());
-        more.push(stored.raw.get(&write.id()).cloned().unwrap_or_default());
+        let id = write.id();
+        let after = match write {
+            StoredConfig::Config(config) => Some(config),
+            StoredConfig::Tombstone(_) => None,
+        };
+        more.push(id.to_string().into_bytes());
+        more.push(stored.raw.get(&id).cloned().unwrap_or_default());
         more.push(stored_config::encode(operation, redis.keyring(), write)?);
+        more.push(audit.entry(id, known.get(&id).copied(), after)?);
     }
-    let command = put_command(redis.keys(), [stored.sequence.as_str(), &sequence.to_string()], audit, &more);
+    let sequences = [stored.sequence.as_str(), &sequence.to_string()];
+    let command = put_command(redis.keys(), sequences, audit.organisation, &more);
     let mut connection = redis.pooled(operation).await?;
     let answer = scripts::run(&mut connection, operation, &command).await?;
     parse_put(operation, answer)
@@ -230,20 +251,24 @@ async fn put(
 fn put_command(
     keys: &super::keys::Keys,
     sequence: [&str; 2],
-    audit: Audit<'_>,
+    organisation: &OrganisationId,
     more: &[Vec<u8>],
 ) -> redis::Cmd {
     scripts::PUT_CONFIGS.call_batch(
-        [&keys.configs(), &keys.meta(), &keys.changes(), &keys.audit(), &keys.health()],
+        [
+            &keys.configs(),
+            &keys.meta(),
+            &keys.changes(),
+            &keys.health(),
+            &keys.audit(organisation),
+            &keys.audit_bytes(organisation),
+        ],
         &[],
         [
             sequence[0].as_bytes(),
             sequence[1].as_bytes(),
             CHANGES_MAX.to_string().as_bytes(),
-            AUDIT_MAX.to_string().as_bytes(),
-            audit.who.as_bytes(),
-            audit.organisation.as_str().as_bytes(),
-            audit.what.as_bytes(),
+            AUDIT_AGE_MS.to_string().as_bytes(),
         ],
         more,
     )
@@ -319,15 +344,17 @@ async fn disable(
         if config.id != id || config.version != version {
             return Ok(Disabling::VersionChanged);
         }
+        let before = config.clone();
         config.changed(disabled.at);
         config.active = false;
         config.disabled = Some(disabled.clone());
         let organisation = config.organisation.clone();
+        let by = By { who: Who::System, action: DISABLE };
+        let audit = Audit { by: &by, organisation: &organisation, what: &format!("disabled: {why}") };
+        let entry = audit.entry(id, Some(&before), Some(&config))?;
         let json = stored_config::encode(operation, redis.seals(), &StoredConfig::Config(config))?;
-        let what = format!("config {id}: disabled, {why}");
-        let audit = Audit { who: "postrider", organisation: &organisation, what: &what };
-        let more = [field.clone().into_bytes(), raw, json];
-        let command = put_command(redis.names(), ["", ""], audit, &more);
+        let more = [field.clone().into_bytes(), raw, json, entry];
+        let command = put_command(redis.names(), ["", ""], &organisation, &more);
         let answer = Vec::<String>::from_redis_value(redis.ask(operation, &command).await?)
             .map_err(|error| RedisError::answer(operation, error.to_string()))?;
         if let Put::Written(_) = parse_put(operation, answer)? {

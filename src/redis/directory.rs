@@ -142,6 +142,22 @@ impl Directory {
         self.tokens.load().get(hash).cloned()
     }
 
+    /// An organisation's tokens, the oldest first; those of operators too that were made in its name.
+    #[must_use]
+    pub fn tokens_of(&self, organisation: &OrganisationId) -> Vec<Arc<Token>> {
+        let all = self.tokens.load();
+        let mut tokens: Vec<Arc<Token>> =
+            all.values().filter(|token| token.organisation == *organisation).cloned().collect();
+        tokens.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        tokens
+    }
+
+    /// A token for which `wanted` holds, and its hash.
+    pub(super) fn find_token(&self, wanted: impl Fn(&Token) -> bool) -> Option<(TokenHash, Arc<Token>)> {
+        let all = self.tokens.load();
+        all.iter().find(|(_, token)| wanted(token)).map(|(hash, token)| (hash.clone(), Arc::clone(token)))
+    }
+
     /// Whether configs and tokens were read whole at least once.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -176,6 +192,12 @@ impl Directory {
     #[must_use]
     pub fn position(&self) -> StreamId {
         *self.position.borrow()
+    }
+
+    /// Tells of every later change of configs, health or tokens, after it was applied.
+    #[must_use]
+    pub fn subscribe_position(&self) -> watch::Receiver<StreamId> {
+        self.position.subscribe()
     }
 
     /// Waits until the change `id` is applied; false when it is not within `limit`.

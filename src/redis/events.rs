@@ -1,5 +1,5 @@
 //! The `events` stream of a shard, from the dispatchers' side: reading, own pending entries, acknowledging,
-//! rejecting, the floor and the trim behind it.
+//! the floor and the trim behind it.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use redis::{Value, cmd, pipe};
 use super::answer::{Answer, fields_of, int_of, list_of, text_of};
 use super::connection::{Link, RedisError, Result};
 use super::keys::{GROUP, ShardKeys};
-use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, REJECT};
+use super::scripts::{ENSURE_GROUP, RAISE_FLOOR, TRIM_EVENTS};
 use crate::domain::clock::UnixMillis;
-use crate::domain::event::Rejection;
 use crate::domain::ids::StreamId;
+use crate::settings::retention::RetentionSettings;
 
 /// An entry as read: its id and its fields, still unchecked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +43,11 @@ pub struct Floor {
 /// Entries that one `XTRIM` removes at most: keeps it under a millisecond.
 const TRIM_LIMIT: u32 = 10_000;
 
-/// Fields of a rejected entry that are kept: a script's call takes some 8,000 arguments, and an entry that cannot be
-/// rejected would stop its reader.
-const REJECTED_FIELDS_MAX: usize = 1_000;
+/// Most entries of a stream's node (`stream-node-max-entries`, Redis's default): fewer may be no whole node.
+const NODE_ENTRIES_MAX: u32 = 100;
+
+/// Looks at the stream's size in one round of trimming; the next round goes on.
+const TRIMS_TO_SIZE_MAX: usize = 20;
 
 /// Reads new entries for `consumer`; an empty list when none came within `block`.
 ///
@@ -153,37 +155,6 @@ pub async fn ensure_group(link: &Link, keys: &ShardKeys) -> Result<bool> {
     link.query::<i64>("making the consumer group", &call).await.map(|made| made == 1)
 }
 
-/// Keeps an entry that cannot be routed, with the reason; answers how many older ones the cap evicted.
-///
-/// # Errors
-/// Redis's: then the entry must not be acknowledged.
-pub async fn reject(
-    link: &Link,
-    keys: &ShardKeys,
-    entry: &StreamEntry,
-    rejection: &Rejection,
-    kept_max: u64,
-) -> Result<u64> {
-    let kept = entry.fields.iter().take(REJECTED_FIELDS_MAX);
-    let fields: Vec<Vec<u8>> = kept.flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
-    let problem = match entry.fields.len().saturating_sub(REJECTED_FIELDS_MAX) {
-        0 => rejection.problem.clone(),
-        left_out => format!("{} ({left_out} further fields were left out)", rejection.problem),
-    };
-    let call = REJECT.call_batch(
-        [&keys.rejected()],
-        &[],
-        [
-            kept_max.to_string().as_bytes(),
-            entry.id.to_string().as_bytes(),
-            rejection.field.as_bytes(),
-            problem.as_bytes(),
-        ],
-        &fields,
-    );
-    link.query::<i64>("keeping a rejected event", &call).await.map(|gone| u64::try_from(gone).unwrap_or(0))
-}
-
 /// Raises the shard's floor as far as everything below it has a durable fate.
 ///
 /// # Errors
@@ -201,11 +172,9 @@ pub async fn raise_floor(link: &Link, keys: &ShardKeys) -> Result<Floor> {
 /// # Errors
 /// Redis's.
 pub async fn trim(link: &Link, keys: &ShardKeys, floor: &str) -> Result<u64> {
-    let mut command = cmd("XTRIM");
-    command.arg(keys.events()).arg("MINID").arg("~").arg(floor).arg("LIMIT").arg(TRIM_LIMIT);
     let mut total = 0;
     loop {
-        let removed: u64 = link.query("trimming events", &command).await?;
+        let removed = trim_some(link, keys, floor, TRIM_LIMIT).await?;
         if removed == 0 {
             return Ok(total);
         }
@@ -213,7 +182,8 @@ pub async fn trim(link: &Link, keys: &ShardKeys, floor: &str) -> Result<u64> {
     }
 }
 
-/// Removes what lies behind `floor`, held back to what is younger than `age`; answers how many entries went.
+/// Removes what lies behind `floor`, held back to what is younger than `retention` says and has room in it; answers
+/// how many entries went.
 ///
 /// # Errors
 /// Redis's.
@@ -222,11 +192,46 @@ pub async fn trim_behind(
     keys: &ShardKeys,
     floor: &str,
     now: UnixMillis,
-    age: Duration,
+    retention: &RetentionSettings,
 ) -> Result<u64> {
-    let trimmed = trim(link, keys, &held_back(floor, now, age)).await?;
+    let age = retention.events_age;
+    let mut trimmed = trim(link, keys, &held_back(floor, now, age)).await?;
+    if !age.is_zero() {
+        trimmed += trim_to_size(link, keys, floor, retention.events_bytes_max).await?;
+    }
     metrics::counter!("postrider_stream_trimmed_total").increment(trimmed);
     Ok(trimmed)
+}
+
+/// Removes the oldest entries below `floor` while the stream takes more than `bytes_max`, whole nodes only.
+async fn trim_to_size(link: &Link, keys: &ShardKeys, floor: &str, bytes_max: u64) -> Result<u64> {
+    let operation = "measuring the events";
+    let (mut usage, mut length) = (cmd("MEMORY"), cmd("XLEN"));
+    usage.arg("USAGE").arg(keys.events());
+    length.arg(keys.events());
+    let mut total = 0;
+    for _ in 0..TRIMS_TO_SIZE_MAX {
+        let bytes = link.query::<Option<u64>>(operation, &usage).await?.unwrap_or(0);
+        if bytes <= bytes_max {
+            break;
+        }
+        // The share of the entries that is too much, by the mean of their sizes.
+        let entries = u128::from(link.query::<u64>(operation, &length).await?);
+        let excess = entries * u128::from(bytes - bytes_max) / u128::from(bytes);
+        let limit = u32::try_from(excess).unwrap_or(TRIM_LIMIT).clamp(NODE_ENTRIES_MAX, TRIM_LIMIT);
+        let removed = trim_some(link, keys, floor, limit).await?;
+        if removed == 0 {
+            break;
+        }
+        total += removed;
+    }
+    Ok(total)
+}
+
+async fn trim_some(link: &Link, keys: &ShardKeys, below: &str, limit: u32) -> Result<u64> {
+    let limit = limit.to_string();
+    let call = TRIM_EVENTS.call([&keys.events(), &keys.retained()], [below.as_bytes(), limit.as_bytes()]);
+    link.query("trimming events", &call).await
 }
 
 /// The trim's bound: the floor, or the retained age where that is earlier.
@@ -237,7 +242,7 @@ fn held_back(floor: &str, now: UnixMillis, age: Duration) -> String {
     if age > 0 && kept_from < floor_ms { format!("{kept_from}-0") } else { floor.to_owned() }
 }
 
-fn entry_of(operation: &'static str, entry: Value) -> Result<StreamEntry> {
+pub(super) fn entry_of(operation: &'static str, entry: Value) -> Result<StreamEntry> {
     let mut parts = list_of(operation, entry)?.into_iter();
     let (Some(id), Some(fields)) = (parts.next(), parts.next()) else {
         return Err(RedisError::answer(operation, "an entry without id and fields"));

@@ -1,6 +1,7 @@
 //! Every key of the keyspace is one function; beside each stands its type (docs/REDIS.md, "Keys").
 
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId, ShardNumber, StreamId};
+use crate::domain::job::JobId;
 use crate::settings::redis::is_namespace;
 
 /// Most shards of a keyspace.
@@ -57,10 +58,16 @@ impl Keys {
         self.control("tokens")
     }
 
-    /// capped stream: who changed what
+    /// capped stream: who changed what of an organisation's
     #[must_use]
-    pub fn audit(&self) -> String {
-        self.control("audit")
+    pub fn audit(&self, organisation: &OrganisationId) -> String {
+        format!("{}:{organisation}", self.control("audit"))
+    }
+
+    /// string: the bytes of that stream's entries
+    #[must_use]
+    pub fn audit_bytes(&self, organisation: &OrganisationId) -> String {
+        format!("{}:{organisation}", self.control("audit_bytes"))
     }
 
     /// hash: config id -> JSON ([`crate::domain::breaker::Health`])
@@ -73,6 +80,18 @@ impl Keys {
     #[must_use]
     pub fn meta(&self) -> String {
         self.control("meta")
+    }
+
+    /// hash: job id -> JSON ([`crate::domain::job::Job`]), and under `running` the id of the one that runs
+    #[must_use]
+    pub fn jobs(&self, config: ConfigId) -> String {
+        self.control(&format!("jobs:{config}"))
+    }
+
+    /// zset, score = lease end in ms: `<config>/<job>` of every job that runs
+    #[must_use]
+    pub fn running(&self) -> String {
+        self.control("running")
     }
 
     /// string with expiry: a nonce that the receiver of this namespace has processed
@@ -163,6 +182,30 @@ impl ShardKeys {
     #[must_use]
     pub fn rejected(&self) -> String {
         self.key("rejected")
+    }
+
+    /// hashes with expiry: what every key of a config's statistics begins with, before the config's id
+    #[must_use]
+    pub fn all_stats(&self) -> String {
+        self.key("stats:")
+    }
+
+    /// string: stream id from which on `events` holds everything that came
+    #[must_use]
+    pub fn retained(&self) -> String {
+        self.key("retained")
+    }
+
+    /// hash with expiry: how far a job is on this shard
+    #[must_use]
+    pub fn job(&self, id: JobId) -> String {
+        format!("{}job:{id}", self.prefix)
+    }
+
+    /// string: the bytes of the names and values in [`Self::rejected`]
+    #[must_use]
+    pub fn rejected_bytes(&self) -> String {
+        self.key("rejected_bytes")
     }
 
     /// string with expiry: the stream id that a nonce was published under

@@ -68,7 +68,7 @@ pub(super) async fn pages(
         command
     });
     let replies: Vec<Value> = in_slices(connection, "reading log pages", commands.collect()).await?;
-    Ok(replies.into_iter().map(|reply| entries(reply).map(log_page).collect()).collect())
+    Ok(replies.into_iter().map(pages_of).collect())
 }
 
 /// The oldest page of each log (`XRANGE`), where there is one.
@@ -127,6 +127,11 @@ pub(super) async fn payload_at(
         }
     }
     Ok(None)
+}
+
+/// The pages among the entries of a stream.
+pub(super) fn pages_of(entries_read: Value) -> Vec<ReadPage> {
+    entries(entries_read).map(log_page).collect()
 }
 
 fn log_page((id, packed): (StreamId, Vec<u8>)) -> ReadPage {

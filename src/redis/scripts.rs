@@ -86,21 +86,39 @@ scripts! {
     /// Makes a stream's consumer group.
     ENSURE_GROUP = "ensure_group" <2, 0>;
     /// Keeps an entry that could not be understood.
-    REJECT = "reject" <1, 4>;
+    REJECT = "reject" <2, 6>;
+    /// Takes an entry out of rejected, or puts it back among the events.
+    TAKE_REJECTED = "take_rejected" <3, 1>;
     /// Keeps a config's log within its caps.
     TRIM_LOG = "trim_log" <3, 7>;
     /// Drops failed deliveries past their caps.
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.
-    PUT_CONFIGS = "put_configs" <5, 7>;
+    PUT_CONFIGS = "put_configs" <6, 4>;
     /// Removes the tombstone of a config of which nothing is left.
     FORGET_CONFIG = "forget_config" <3, 2>;
     /// Reads, or compares and sets, what is known of a config's health.
     HEALTH = "health" <3, 6>;
     /// Stores or revokes one token.
-    PUT_TOKEN = "put_token" <3, 7>;
+    PUT_TOKEN = "put_token" <4, 5>;
     /// Seals one stored config again.
     RESEAL = "reseal" <1, 3>;
+    /// Moves failed deliveries back into their queue, a job's batch.
+    RECOVER = "recover" <5, 9>;
+    /// Appends retained events again for one config, a job's batch.
+    PUBLISH_AGAIN = "publish_again" <2, 5>;
+    /// Begins or ends a job.
+    PUT_JOB = "put_job" <2, 7>;
+    /// Takes, renews or gives back the lease of a job.
+    LEASE_JOB = "lease_job" <1, 3>;
+    /// Trims delivered events, and notes how far back the stream reaches.
+    TRIM_EVENTS = "trim_events" <2, 2>;
+    /// Removes deliveries whatever they wait for.
+    PURGE_DELIVERIES = "purge_deliveries" <4, 2>;
+    /// Removes payload pages.
+    PURGE_PAYLOADS = "purge_payloads" <2, 0>;
+    /// Writes an audit entry and keeps the audit's limits.
+    AUDIT = "audit" <2, 4>;
     /// Appends events, each nonce once.
     PUBLISH = "publish" <1, 1>;
 }

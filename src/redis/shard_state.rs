@@ -17,6 +17,10 @@ pub struct ShardState {
     pub due_configs: u64,
     /// Consumers that hold a lease.
     pub consumers: u64,
+    /// Entries of `rejected`.
+    pub rejected: u64,
+    /// Their bytes.
+    pub rejected_bytes: u64,
     /// The first entry above the floor.
     pub oldest_undelivered: Option<StreamId>,
 }
@@ -41,12 +45,16 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
     commands.cmd("XLEN").arg(keys.events());
     commands.cmd("ZCARD").arg(keys.due());
     commands.cmd("ZCARD").arg(keys.replicas());
+    commands.cmd("XLEN").arg(keys.rejected());
+    commands.cmd("GET").arg(keys.rejected_bytes());
     commands.cmd("XRANGE").arg(keys.events()).arg(after).arg("+").arg("COUNT").arg(1);
     let answers = link.pipeline(operation, &commands).await?;
-    let Ok([entries, due, consumers, oldest]) = <[Result<Value>; 4]>::try_from(answers) else {
-        return Err(RedisError::answer(operation, "four answers expected"));
+    let Ok([entries, due, consumers, rejected, bytes, oldest]) = <[Result<Value>; 6]>::try_from(answers)
+    else {
+        return Err(RedisError::answer(operation, "six answers expected"));
     };
     let number = |value: Result<Value>| Ok(u64::try_from(int_of(operation, value?)?).unwrap_or(0));
+    let bytes = bytes.map(|value| if value == Value::Nil { Value::Int(0) } else { value });
     let oldest_undelivered = match list_of(operation, oldest?)?.into_iter().next() {
         Some(entry) => {
             let id = list_of(operation, entry)?.into_iter().next();
@@ -59,6 +67,8 @@ pub async fn read(link: &Link, keys: &ShardKeys, floor: Option<&str>) -> Result<
         entries: number(entries)?,
         due_configs: number(due)?,
         consumers: number(consumers)?,
+        rejected: number(rejected)?,
+        rejected_bytes: number(bytes)?,
         oldest_undelivered,
     })
 }

@@ -23,6 +23,8 @@ pub struct LimitSettings {
     pub idle_connection_timeout: Duration,
     /// Requests in flight at the admin API.
     pub admin_requests_max: u32,
+    /// Live tails of logs that are open at the admin API.
+    pub log_streams_max: u32,
 }
 
 impl Default for LimitSettings {
@@ -37,6 +39,7 @@ impl Default for LimitSettings {
             idle_connections_max: 4_096,
             idle_connection_timeout: Duration::from_secs(15),
             admin_requests_max: 512,
+            log_streams_max: 64,
         }
     }
 }

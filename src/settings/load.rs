@@ -173,7 +173,8 @@ impl Reading<'_> {
         let hint = match Setting::named(section) {
             Some(setting) => format!("to stand in the section [{}]", setting.section),
             None => {
-                "one of the sections [redis], [process], [delivery], [health], [limits], [retention]".into()
+                "one of the sections [redis], [process], [admin], [delivery], [health], [limits], [retention]"
+                    .into()
             }
         };
         self.mistake(format!("{place} {section}"), "is no section".into(), &hint);

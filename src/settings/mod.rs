@@ -4,6 +4,8 @@
 //! May use: `domain`.
 //! Reading reports every mistake at once; what exists is valid.
 
+pub mod addresses;
+pub mod admin;
 pub mod delivery;
 pub mod health;
 pub mod keys;
@@ -17,6 +19,7 @@ pub mod table;
 pub mod text;
 pub mod words;
 
+use self::admin::AdminSettings;
 use self::delivery::DeliverySettings;
 use self::health::HealthSettings;
 use self::limits::LimitSettings;
@@ -31,6 +34,8 @@ pub struct Settings {
     pub redis: RedisSettings,
     /// Listeners, roles, data directory, worker count.
     pub process: ProcessSettings,
+    /// The admin API's listener.
+    pub admin: AdminSettings,
     /// How one attempt is made and when it is repeated.
     pub delivery: DeliverySettings,
     /// When an endpoint that fails is left alone.

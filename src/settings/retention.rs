@@ -25,8 +25,12 @@ pub struct RetentionSettings {
     pub overdue_max: Duration,
     /// Rejected stream entries that are kept.
     pub rejected_max: u64,
+    /// Bytes of their names and values.
+    pub rejected_bytes_max: u64,
     /// How long delivered events stay in the stream, for replays; zero trims at once.
     pub events_age: Duration,
+    /// Bytes of one shard's stream above which the oldest of these go before their time.
+    pub events_bytes_max: u64,
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -45,7 +49,9 @@ impl Default for RetentionSettings {
             queue_bytes_max: 64 * MIB,
             overdue_max: DAY * 3,
             rejected_max: 10_000,
+            rejected_bytes_max: 64 * MIB,
             events_age: Duration::ZERO,
+            events_bytes_max: 256 * MIB,
         }
     }
 }

@@ -33,6 +33,7 @@ pub fn check(settings: &Settings) -> Vec<Broken> {
     };
     redis(settings, &mut rule);
     process(settings, &mut rule);
+    admin(settings, &mut rule);
     delivery(settings, &mut rule);
     health(settings, &mut rule);
     limits(settings, &mut rule);
@@ -55,6 +56,30 @@ fn process(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], Str
     let apart = process.listen != process.ops_listen || process.listen.port() == 0;
     rule(apart, &["ops-listen", "listen"], "another address than listen's".into());
     rule((1..=1024).contains(&process.workers), &["workers"], "1 to 1024".into());
+}
+
+fn admin(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
+    let admin = &settings.admin;
+    let both = admin.tls_cert.is_some() == admin.tls_key.is_some();
+    rule(both, &["tls-cert", "tls-key"], "both of tls-cert and tls-key, or neither".into());
+    rule(admin.connections_max >= 1, &["admin-connections-max"], "at least 1".into());
+    rule((8..=1_000).contains(&admin.headers_max), &["admin-headers-max"], "8 to 1000".into());
+    let head = (8 * 1024..=1024 * 1024).contains(&admin.head_bytes_max);
+    rule(head, &["admin-head-bytes-max"], "8KiB to 1MiB".into());
+    let body = (64 * 1024..=64 * 1024 * 1024).contains(&admin.body_bytes_max);
+    rule(body, &["admin-body-bytes-max"], "64KiB to 64MiB".into());
+    let fits = admin.bodies_bytes_max >= admin.body_bytes_max;
+    let one = "at least admin-body-bytes-max, or the largest body never fits".into();
+    rule(fits, &["admin-bodies-bytes-max", "admin-body-bytes-max"], one);
+    for (name, value) in [
+        ("tls-check", admin.tls_check),
+        ("admin-head-timeout", admin.head_timeout),
+        ("admin-body-timeout", admin.body_timeout),
+        ("admin-request-timeout", admin.request_timeout),
+        ("admin-write-timeout", admin.write_timeout),
+    ] {
+        rule(value >= Duration::from_millis(50), &[name], "at least 50ms".into());
+    }
 }
 
 fn delivery(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {

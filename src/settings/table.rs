@@ -1,13 +1,14 @@
 //! The one table of settings: a row per field. The flags of the command line, the environment, the file's
 //! keys and `postrider settings print` are all made from it, and a field without a row does not compile.
 
+use super::admin::AdminSettings;
 use super::delivery::DeliverySettings;
 use super::health::HealthSettings;
 use super::limits::LimitSettings;
 use super::process::ProcessSettings;
 use super::redis::RedisSettings;
 use super::retention::RetentionSettings;
-use super::{Settings, keys, text, words};
+use super::{Settings, addresses, keys, text, words};
 
 /// One setting: its names, its text form, and why it exists.
 pub struct Setting {
@@ -123,7 +124,7 @@ table! {
     }
     process: ProcessSettings {
         listen "listen" words::address Value Serve:
-            "The admin API's address. Loopback, because it speaks plain HTTP: put a TLS proxy before it.";
+            "The admin API's address. Loopback, because it speaks plain HTTP unless tls-cert is set.";
         ops_listen "ops-listen" words::address Value Serve:
             "The operator's address: /livez, /readyz, /metrics. Apart from the API, so that it need not be public.";
         roles "roles" words::roles Value Serve:
@@ -138,6 +139,44 @@ table! {
             "Which lines are logged. RUST_LOG, where set, wins over the environment and the file, the flag over RUST_LOG.";
         log_format "log-format" words::log_format Value Every:
             "auto writes text to a terminal and JSON lines elsewhere.";
+    }
+    admin: AdminSettings {
+        tls_cert "tls-cert" addresses::optional_file Value Serve:
+            "PEM file of the admin API's certificate and the ones it rests on, with tls-key; without them it speaks plain HTTP.";
+        tls_key "tls-key" addresses::optional_file Value Serve:
+            "PEM file of the certificate's private key.";
+        tls_check "tls-check" text::duration Value Serve:
+            "How often the two files are looked at: changed ones serve new connections, unusable ones change nothing.";
+        cors_origins "cors-origin" addresses::origins List Serve:
+            "Origins whose pages may call the admin API from a browser. None: a token has no place in a page unless you say so.";
+        trusted_proxies "trusted-proxy" words::networks List Serve:
+            "Networks whose X-Forwarded-For is believed. None: anybody can write that header.";
+        rate_limit "admin-rate-limit" text::count32 Value Serve:
+            "Requests a minute of one token at one replica, so that a loop in one caller does not starve the others; 0 for any number.";
+        auth_failures_max "admin-auth-failures-max" text::count32 Value Serve:
+            "Requests with a bad token that one address may make a minute before it is slowed; 0 for any number.";
+        connections_max "admin-connections-max" text::count32 Value Serve:
+            "Connections at once, each with a socket and buffers; further ones wait to be accepted.";
+        head_bytes_max "admin-head-bytes-max" text::size Value Serve:
+            "Bytes of a request's line and headers: long enough for any filter, small enough for every connection to hold.";
+        headers_max "admin-headers-max" text::count32 Value Serve:
+            "Headers of a request: proxies add some, nobody needs hundreds.";
+        head_timeout "admin-head-timeout" text::duration Value Serve:
+            "Longest time for a TLS handshake, for a request's head, and for a connection without a request.";
+        body_bytes_max "admin-body-bytes-max" text::size Value Serve:
+            "Bytes of one request's body: a thousand events of the usual size.";
+        bodies_bytes_max "admin-bodies-bytes-max" text::size Value Serve:
+            "Bytes of all requests' bodies in memory; more are refused. Parsing takes about as much again.";
+        body_timeout "admin-body-timeout" text::duration Value Serve:
+            "Longest time for a body to arrive.";
+        body_rate_min "admin-body-rate-min" text::size Value Serve:
+            "Bytes a second that a body has to arrive with after its first 5 s, so that nobody holds a place by dripping; 0 for any.";
+        request_timeout "admin-request-timeout" text::duration Value Serve:
+            "Longest time until a request is answered, its body included: longer than an attempt, which a test waits for.";
+        write_timeout "admin-write-timeout" text::duration Value Serve:
+            "Longest time in which a caller takes nothing of its answer; then the connection is closed.";
+        drain_timeout "admin-drain-timeout" text::duration Value Serve:
+            "How long requests in flight may take once the listener closes.";
     }
     delivery: DeliverySettings {
         request_timeout "request-timeout" text::duration Value Serve:
@@ -186,6 +225,8 @@ table! {
             "How long an idle connection is kept: under the keep-alive of common servers, so that few are closed in our face.";
         admin_requests_max "admin-requests-max" text::count32 Value Serve:
             "Requests in flight at the admin API; more are refused.";
+        log_streams_max "log-streams-max" text::count32 Value Serve:
+            "Live tails of logs that one replica serves, each with a connection to Redis; one organisation gets a quarter of them, further ones are refused.";
     }
     retention: RetentionSettings {
         log_rows_max "log-rows-max" text::count64 Value Serve:
@@ -195,7 +236,7 @@ table! {
         payload_bytes_max "payload-bytes-max" text::size Value Serve:
             "Bytes of one config's stored payloads; rows without one say so.";
         log_age_max "log-age-max" text::duration Value Serve:
-            "Age at which an idle log expires and a failed delivery goes.";
+            "Age at which an idle log expires, and a failed delivery or a rejected entry goes.";
         failed_max "failed-max" text::count64 Value Serve:
             "Failed deliveries of one config that can be retried by hand.";
         failed_bytes_max "failed-bytes-max" text::size Value Serve:
@@ -208,7 +249,11 @@ table! {
             "How long past its time a delivery may wait before it ends as failed (expired).";
         rejected_max "rejected-max" text::count64 Value Serve:
             "Stream entries that could not be understood and are kept with the reason, per shard.";
+        rejected_bytes_max "rejected-bytes-max" text::size Value Serve:
+            "Bytes of those entries, per shard.";
         events_age "events-age" text::duration Value Serve:
             "How long delivered events stay in the stream, for replays; 0s trims at once.";
+        events_bytes_max "events-bytes-max" text::size Value Serve:
+            "Bytes of one shard's stream above which the oldest delivered events go before events-age is over.";
     }
 }

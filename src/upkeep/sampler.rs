@@ -12,6 +12,7 @@ use crate::redis::events::{self, Floor};
 use crate::redis::keys::ShardKeys;
 use crate::redis::publish::MEMORY_SHARE_MAX;
 use crate::redis::shard_state;
+use crate::settings::Settings;
 
 /// How often the floor is raised and memory is looked at; the gauges that cost more, in every such round while
 /// events come.
@@ -27,7 +28,7 @@ pub struct Sampler {
     keys: ShardKeys,
     clock: Arc<Clock>,
     pressure: Arc<MemoryPressure>,
-    events_age: Duration,
+    settings: Arc<Settings>,
     floor: Option<String>,
     quiet: u32,
 }
@@ -35,16 +36,16 @@ pub struct Sampler {
 // === impl Sampler ===
 
 impl Sampler {
-    /// A sampler that has looked at nothing; `events_age` holds the trim back.
+    /// A sampler that has looked at nothing; the settings hold the trim back.
     #[must_use]
     pub const fn new(
         link: Rc<Link>,
         keys: ShardKeys,
         clock: Arc<Clock>,
         pressure: Arc<MemoryPressure>,
-        events_age: Duration,
+        settings: Arc<Settings>,
     ) -> Self {
-        Self { link, keys, clock, pressure, events_age, floor: None, quiet: 0 }
+        Self { link, keys, clock, pressure, settings, floor: None, quiet: 0 }
     }
 
     /// How long to wait for the next round.
@@ -63,8 +64,9 @@ impl Sampler {
         Sampled::whole("postrider_redis_memory_ratio", share.unwrap_or(0.0));
         let floor = events::raise_floor(&self.link, &self.keys).await?;
         let moved = floor.floor != self.floor;
-        if let Some(at) = floor.floor.as_deref().filter(|_| moved || !self.events_age.is_zero()) {
-            events::trim_behind(&self.link, &self.keys, at, self.clock.now(), self.events_age).await?;
+        let retention = &self.settings.retention;
+        if let Some(at) = floor.floor.as_deref().filter(|_| moved || !retention.events_age.is_zero()) {
+            events::trim_behind(&self.link, &self.keys, at, self.clock.now(), retention).await?;
         }
         self.quiet = if moved || floor.pending > 0 { 0 } else { self.quiet + 1 };
         if self.quiet.is_multiple_of(QUIET_ROUNDS) {
@@ -85,6 +87,8 @@ impl Sampler {
             ("postrider_stream_pending", floor.pending),
             ("postrider_due_configs", state.due_configs),
             ("postrider_live_consumers", state.consumers),
+            ("postrider_rejected_entries", state.rejected),
+            ("postrider_rejected_bytes", state.rejected_bytes),
         ] {
             Sampled::shard(name, shard, value as f64);
         }

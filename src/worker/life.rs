@@ -159,9 +159,9 @@ fn start_shard(
         let (settings, metrics) = (Arc::clone(&shared.settings), shared.metrics.clone());
         let ages = AgeRotation::new(Rc::clone(link), keys.clone(), snapshot, clock, settings, metrics);
         tasks.push(spawn_vital("ages", rotate(ages)));
-        let age = shared.settings.retention.events_age;
         let (clock, pressure) = (Arc::clone(&shared.clock), Arc::clone(&shared.pressure));
-        let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, age);
+        let settings = Arc::clone(&shared.settings);
+        let sampler = Sampler::new(Rc::clone(link), keys, clock, pressure, settings);
         tasks.push(spawn_vital("sampler", keep_up(sampler)));
     }
 }

@@ -178,7 +178,7 @@ impl Replica {
         let fixed = [program.as_str(), "serve", "--redis-url", &launch.redis_url, "--namespace", "chaos"];
         let open =
             ["--allow-http", "--allow-target", "127.0.0.0/8", "--workers", "2", "--log-format", "text"];
-        let listen = ["--listen", &admin, "--ops-listen", &ops];
+        let listen = ["--listen", &admin, "--ops-listen", &ops, "--admin-rate-limit", "0"];
         let words = fixed.iter().chain(&open).chain(&listen).map(|word| (*word).to_owned());
         let words: Vec<String> =
             launch.prefix.iter().cloned().chain(words).chain(launch.extra.iter().cloned()).collect();

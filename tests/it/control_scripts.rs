@@ -63,41 +63,51 @@ fn first(answer: &Value) -> String {
 
 #[test]
 fn put_configs_writes_all_or_nothing_and_once() {
-    let mut fixture = Fixture::new(&["configs", "meta", "changes", "audit", "health"]);
+    let mut fixture = Fixture::new(&["configs", "meta", "changes", "health", "audit", "audit_bytes"]);
     let run = |fixture: &mut Fixture, sequence: [&str; 2], ops: &[&str]| -> String {
         let [before, after] = sequence.map(str::as_bytes);
-        let args = [before, after, b"100".as_slice(), b"100", b"me", b"org", b"what"];
+        let args = [before, after, b"100".as_slice(), b"60000"];
         let command = scripts::PUT_CONFIGS.call_batch(fixture.keys(), &[], args, &owned(ops));
         let answer: Value = command.query(&mut fixture.raw).unwrap();
         first(&answer)
     };
-    let mut empty: Vec<Vec<String>> = vec![vec![]; 5];
-    let health = fixture.keys[4].clone();
+    let mut empty: Vec<Vec<String>> = vec![vec![]; 6];
+    let health = fixture.keys[3].clone();
     redis::cmd("HSET").arg(&health).arg(&["a", "known", "z", "known"]).exec(&mut fixture.raw).unwrap();
-    empty[4] = vec!["a=known".into(), "z=known".into()];
+    empty[3] = vec!["a=known".into(), "z=known".into()];
     assert_eq!(fixture.state(), empty);
     // One of two does not hold what was read; or a config was made meanwhile: nothing is written.
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "old", "B1"]), "conflict");
-    assert_eq!(run(&mut fixture, ["1", "2"], &["a", "", "A1"]), "conflict");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "old", "B1", "audit b"]),
+        "conflict"
+    );
+    assert_eq!(run(&mut fixture, ["1", "2"], &["a", "", "A1", "audit a"]), "conflict");
     assert_eq!(fixture.state(), empty);
 
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "", "B1"]), "written");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]),
+        "written"
+    );
     let once = vec![
         vec!["a=A1".to_owned(), "b=B1".into()],
         vec!["configSequence=2".into()],
         vec!["kind config id a".into(), "kind config id b".into()],
-        vec!["who me organisation org what what".into()],
         vec!["z=known".into()],
+        vec!["entry audit a".into(), "entry audit b".into()],
+        vec!["14".into()],
     ];
     assert_eq!(fixture.state(), once);
-    assert_eq!(run(&mut fixture, ["0", "2"], &["a", "", "A1", "b", "", "B1"]), "conflict");
+    assert_eq!(
+        run(&mut fixture, ["0", "2"], &["a", "", "A1", "audit a", "b", "", "B1", "audit b"]),
+        "conflict"
+    );
     assert_eq!(fixture.state(), once);
 
     // Without a sequence it is neither compared nor changed.
-    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2"]), "written");
+    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2", "audit"]), "written");
     assert_eq!(fixture.state()[0..2], [vec!["a=A2".to_owned(), "b=B1".into()], once[1].clone()]);
     let after = fixture.state();
-    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2"]), "conflict");
+    assert_eq!(run(&mut fixture, ["", ""], &["a", "A1", "A2", "audit"]), "conflict");
     assert_eq!(fixture.state(), after);
 }
 
@@ -147,19 +157,19 @@ fn health_is_changed_once_and_only_of_an_active_config_at_its_version() {
 
 #[test]
 fn put_token_stores_and_revokes_once() {
-    let mut fixture = Fixture::new(&["tokens", "changes", "audit"]);
+    let mut fixture = Fixture::new(&["tokens", "changes", "audit", "audit_bytes"]);
     let run = |fixture: &mut Fixture, json: &str| -> String {
-        let args = [b"hash".as_slice(), json.as_bytes(), b"100", b"100", b"me", b"org", b"what"];
+        let args = [b"hash".as_slice(), json.as_bytes(), b"100", b"60000", b"why"];
         let answer: Value = scripts::PUT_TOKEN.call(fixture.keys(), args).query(&mut fixture.raw).unwrap();
         first(&answer)
     };
     assert_eq!(run(&mut fixture, ""), "unchanged");
-    assert_eq!(fixture.state(), vec![Vec::<String>::new(); 3]);
+    assert_eq!(fixture.state(), vec![Vec::<String>::new(); 4]);
     for expected in ["written", "unchanged"] {
         assert_eq!(run(&mut fixture, "{}"), expected);
         let change = vec!["kind token id hash".to_owned()];
-        let audit = vec!["who me organisation org what what".to_owned()];
-        assert_eq!(fixture.state(), [vec!["hash={}".to_owned()], change, audit]);
+        let audit = vec!["entry why".to_owned()];
+        assert_eq!(fixture.state(), [vec!["hash={}".to_owned()], change, audit, vec!["3".into()]]);
     }
     for expected in ["written", "unchanged"] {
         assert_eq!(run(&mut fixture, ""), expected);
@@ -193,4 +203,64 @@ fn publish_appends_each_nonce_once() {
     assert_eq!((&two[0].0, &two[2].0), (&one[0].0, &one[2].0));
     assert_eq!(fixture.state()[0], ["event a data {}", "event b", "event c", "event b"]);
     assert_eq!(fixture.state()[1..], state[1..]);
+}
+
+#[test]
+fn the_audit_keeps_its_limits() {
+    let mut fixture = Fixture::new(&["audit", "audit_bytes"]);
+    let run = |fixture: &mut Fixture, entry: &str, count: &str, bytes: &str, age: &str| -> (u64, u64) {
+        let args = [entry.as_bytes(), count.as_bytes(), bytes.as_bytes(), age.as_bytes()];
+        scripts::AUDIT.call(fixture.keys(), args).query(&mut fixture.raw).unwrap()
+    };
+    assert_eq!(run(&mut fixture, "", "10", "10", "60000"), (0, 0));
+    assert_eq!(fixture.state(), vec![Vec::<String>::new(); 2]);
+    for number in 0..100 {
+        assert_eq!(run(&mut fixture, &format!("{number:02}"), "1000", "1000", "60000"), (0, 0));
+    }
+    assert_eq!(fixture.state()[1], ["200"]);
+    // 64 a call, told as long as there is more; then by bytes; the newest stays.
+    assert_eq!(run(&mut fixture, "", "5", "1000", "60000"), (64, 1));
+    assert_eq!(run(&mut fixture, "", "5", "1000", "60000"), (31, 0));
+    assert_eq!(
+        fixture.state(),
+        [vec!["entry 95", "entry 96", "entry 97", "entry 98", "entry 99"], vec!["10"]]
+    );
+    assert_eq!(run(&mut fixture, "", "5", "4", "60000"), (3, 0));
+    assert_eq!(run(&mut fixture, "", "5", "1", "60000"), (1, 0));
+    assert_eq!(fixture.state(), [vec!["entry 99"], vec!["2"]]);
+    let expiry: i64 = redis::cmd("PTTL").arg(&fixture.keys[0]).query(&mut fixture.raw).unwrap();
+    assert!((1..=60_000).contains(&expiry), "{expiry}");
+    // What is too old goes when something is written.
+    redis::cmd("DEL").arg(&fixture.keys).exec(&mut fixture.raw).unwrap();
+    redis::cmd("XADD")
+        .arg(&fixture.keys[0])
+        .arg("5-1")
+        .arg(&["entry", "old"])
+        .exec(&mut fixture.raw)
+        .unwrap();
+    assert_eq!(run(&mut fixture, "new", "10", "10", "60000"), (1, 0));
+    assert_eq!(fixture.state()[0], ["entry new"]);
+}
+
+#[test]
+fn a_rejected_entry_is_taken_once() {
+    let mut fixture = Fixture::new(&["rejected", "rejected_bytes", "events"]);
+    let run = |fixture: &mut Fixture, id: &str, fields: &[&str]| -> Vec<String> {
+        let command = scripts::TAKE_REJECTED.call_batch(fixture.keys(), &[], [id.as_bytes()], &owned(fields));
+        command.query(&mut fixture.raw).unwrap()
+    };
+    for id in ["1-1", "1-2"] {
+        redis::cmd("XADD").arg(&fixture.keys[0]).arg(id).arg(&["a", "1"]).exec(&mut fixture.raw).unwrap();
+    }
+    redis::cmd("SET").arg(&fixture.keys[1]).arg(4).exec(&mut fixture.raw).unwrap();
+    assert_eq!(run(&mut fixture, "1-3", &["b", "2"]), ["gone"]);
+    assert_eq!(fixture.state(), [vec!["a 1", "a 1"], vec!["4"], vec![]]);
+    let answer = run(&mut fixture, "1-1", &["b", "2"]);
+    assert_eq!((answer[0].as_str(), answer.len()), ("requeued", 2));
+    assert_eq!(fixture.state(), [vec!["a 1"], vec!["2"], vec!["b 2"]]);
+    assert_eq!(run(&mut fixture, "1-1", &["b", "2"]), ["gone"]);
+    assert_eq!(fixture.state(), [vec!["a 1"], vec!["2"], vec!["b 2"]]);
+    assert_eq!(run(&mut fixture, "1-2", &[]), ["removed"]);
+    assert_eq!(run(&mut fixture, "1-2", &[]), ["gone"]);
+    assert_eq!(fixture.state(), [vec![], vec![], vec!["b 2"]]);
 }

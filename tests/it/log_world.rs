@@ -38,7 +38,7 @@ pub const ROW_URL: &str = "https://hooks.example.org/then";
 /// An organisation with a token, a server, and a plain connection to write its log with.
 pub struct World {
     pub state: AdminState,
-    address: SocketAddr,
+    pub address: SocketAddr,
     pub raw: redis::Connection,
     pub token: String,
     pages: u8,

@@ -5,11 +5,12 @@ use postrider::domain::event::Rejection;
 use postrider::domain::ids::{ConfigSequence, DeliveryId};
 use postrider::redis::connection::Redis;
 use postrider::redis::deliveries::{Claim, clear, put_back};
-use postrider::redis::events::{ensure_group, raise_floor, read, reject};
+use postrider::redis::events::{ensure_group, raise_floor, read};
 use postrider::redis::failed::evict_failed;
 use postrider::redis::fates::{Applied, Proof, Step};
 use postrider::redis::leases::{LeaseEnd, Reclaimed, leave, reclaim, renew};
 use postrider::redis::log_write::{Written, trim};
+use postrider::redis::rejected::reject;
 use postrider::settings::redis::RedisSettings;
 use redis::Commands;
 
@@ -65,13 +66,13 @@ async fn all_scripts(walk: &mut Walk, before: Before<'_>) {
     before(walk, &[keys.failed(one), keys.size(one), keys.delivery(ids[0]), keys.body(event.stream_id())]);
     assert_eq!(evict_failed(&walk.link, &keys, one, None, 64).await.unwrap(), 1);
 
-    before(walk, &[keys.rejected()]);
+    before(walk, &[keys.rejected(), keys.rejected_bytes()]);
     let rejection = Rejection { field: "data", problem: "no JSON".into() };
     let entry = postrider::redis::events::StreamEntry {
         id: event.stream_id(),
         fields: vec![(b"a".into(), b"b".into())],
     };
-    assert_eq!(reject(&walk.link, &keys, &entry, &rejection, 10).await.unwrap(), 0);
+    assert_eq!(reject(&walk.link, &keys, &entry, &rejection, &walk.retention).await.unwrap(), 0);
     before(walk, &[keys.log(one), keys.bodies(one), keys.size(one)]);
     let written = Written { rows: 1, log_bytes: 10, payload_bytes: 0 };
     assert_eq!(trim(&walk.link, &keys, one, written, &walk.retention).await.unwrap(), 0);

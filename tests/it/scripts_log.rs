@@ -7,8 +7,9 @@ use postrider::domain::clock::UnixMillis;
 use postrider::domain::event::Rejection;
 use postrider::domain::ids::StreamId;
 use postrider::domain::log::{LogRow, PackedPage, PageBuilder, PageKey, Status};
-use postrider::redis::events::{StreamEntry, reject};
+use postrider::redis::events::StreamEntry;
 use postrider::redis::log_write::{Written, push_page, trim};
+use postrider::redis::rejected::reject;
 use redis::Commands;
 
 use crate::script_world::{Walk, config, lines};
@@ -201,9 +202,10 @@ async fn a_rejected_entry_is_kept_with_the_reason() {
         (2, "_id=7-3,_field=data,_problem=no JSON,f0=v,f1=v"),
         (2, "_id=7-3,_field=data,_problem=no JSON,f0=v,f1=v"),
     ] {
-        let before = walk.state().pop().unwrap_or_else(|| "rejected".into());
-        assert_eq!(reject(&walk.link, &walk.keys, &entry(fields), &rejection, 100).await.unwrap(), 0);
-        assert_eq!(walk.state(), [format!("{before} {shown}")]);
+        let before = kept(&mut walk);
+        let evicted = reject(&walk.link, &walk.keys, &entry(fields), &rejection, &walk.retention).await;
+        assert_eq!(evicted.unwrap(), 0);
+        assert_eq!(kept(&mut walk), format!("{before} {shown}"));
     }
 }
 
@@ -211,8 +213,8 @@ async fn a_rejected_entry_is_kept_with_the_reason() {
 async fn an_entry_of_thousands_of_fields_is_kept_in_part() {
     let mut walk = Walk::new().await;
     let rejection = Rejection { field: "event", problem: "missing".into() };
-    reject(&walk.link, &walk.keys, &entry(5_000), &rejection, 100).await.unwrap();
-    let kept = walk.state().pop().unwrap();
+    reject(&walk.link, &walk.keys, &entry(5_000), &rejection, &walk.retention).await.unwrap();
+    let kept = kept(&mut walk);
     assert!(kept.starts_with(
         "rejected _id=7-3,_field=event,_problem=missing (4000 further fields were left out),f0=v"
     ));
@@ -221,14 +223,29 @@ async fn an_entry_of_thousands_of_fields_is_kept_in_part() {
 
 #[tokio::test]
 async fn rejected_entries_past_the_cap_are_counted_as_evicted() {
-    let walk = Walk::new().await;
+    let mut walk = Walk::new().await;
+    walk.retention.rejected_max = 10;
     let rejection = Rejection { field: "data", problem: "no JSON".into() };
     let mut evicted = 0;
     for _ in 0..350 {
-        evicted += reject(&walk.link, &walk.keys, &entry(1), &rejection, 10).await.unwrap();
+        evicted += reject(&walk.link, &walk.keys, &entry(1), &rejection, &walk.retention).await.unwrap();
     }
-    let mut walk = walk;
-    let left: u64 = walk.raw.xlen(walk.keys.rejected()).unwrap();
-    assert!(evicted > 0 && left >= 10);
-    assert_eq!(evicted + left, 350);
+    assert_eq!((evicted, walk.raw.xlen::<_, u64>(walk.keys.rejected()).unwrap()), (340, 10));
+    // Its bytes are those of ten: names and values of the four fields.
+    let one =
+        "_id".len() + "7-3".len() + "_field".len() + "data".len() + "_problem".len() + "no JSON".len() + 3;
+    assert_eq!(walk.raw.get::<_, usize>(walk.keys.rejected_bytes()).unwrap(), 10 * one);
+
+    // A limit of bytes evicts as that of entries does, 64 at a time, and the newest stays whatever its size.
+    walk.retention.rejected_bytes_max = 1;
+    assert_eq!(reject(&walk.link, &walk.keys, &entry(1), &rejection, &walk.retention).await.unwrap(), 10);
+    assert_eq!(walk.raw.get::<_, usize>(walk.keys.rejected_bytes()).unwrap(), one);
+    assert!(walk.raw.pttl::<_, i64>(walk.keys.rejected()).unwrap() > 0);
+}
+
+/// The line of `rejected` in the state of the keyspace; its expiry and its bytes aside.
+fn kept(walk: &mut Walk) -> String {
+    let state = walk.state();
+    let line = state.iter().find(|line| line.starts_with("rejected "));
+    line.map_or_else(|| "rejected".into(), |line| line.trim_end_matches(" ttl").to_owned())
 }

@@ -48,6 +48,8 @@ impl Serve {
             .args(["--listen", &format!("127.0.0.1:{admin_port}")])
             .args(["--ops-listen", &format!("127.0.0.1:{ops_port}")])
             .args(["--allow-http", "--allow-target", "127.0.0.0/8"])
+            // Tests wait for conditions by asking often.
+            .args(["--admin-rate-limit", "0"])
             .args(if extra.contains(&"--lease") { &[] } else { &["--lease", "1s"][..] })
             .args(extra)
             .current_dir(directory.path())
@@ -73,6 +75,16 @@ impl Serve {
     /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The admin API's address, as the command line takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// The admin API's port.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
     }
 
     /// Whether `/readyz` answers 200.
@@ -151,6 +163,15 @@ impl Serve {
         (status, if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") })
     }
 
+    /// `POST` under the webhooks' routes; must answer `status`.
+    pub(crate) fn post(&self, token: &str, path: &str, status: u16, body: &Value) -> Value {
+        let path = format!("{WEBHOOKS}{path}");
+        let answer = call(self.admin_port, Method::POST, &path, Some(token), Some(body.to_string()));
+        let (found, text) = answer.unwrap_or_else(|error| panic!("POST {path}: {error}"));
+        assert_eq!(found, status, "POST {path} answered {text}");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
     fn expect_ok(&self, method: Method, token: &str, path: &str, body: Option<String>) -> Value {
         let path = format!("{WEBHOOKS}{path}");
         let answer = call(self.admin_port, method.clone(), &path, Some(token), body);
@@ -192,7 +213,7 @@ pub(crate) fn create_token(redis_url: &str, namespace: &str) -> String {
 }
 
 /// One request on a connection of its own.
-fn call(
+pub(crate) fn call(
     port: u16,
     method: Method,
     path: &str,

@@ -8,7 +8,9 @@ use hyper::body::Bytes;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use postrider::admin::server::{Serving, serve_as};
 use postrider::admin::state::AdminState;
+use postrider::admin::tls::Certificates;
 use postrider::domain::clock::Clock;
 use postrider::domain::ids::{OrganisationId, ShardNumber};
 use postrider::domain::token::Role;
@@ -53,9 +55,14 @@ impl AdminServer {
     }
 
     pub async fn start_with(redis: Redis, settings: Settings) -> Self {
+        Self::start_on(redis, settings, 1).await
+    }
+
+    /// Starts one on a keyspace of several shards.
+    pub async fn start_on(redis: Redis, settings: Settings, shards: u16) -> Self {
         let directory = Arc::new(Directory::new());
         let state = AdminState {
-            shards: Arc::new([redis.keys().shard(ShardNumber(0))]),
+            shards: (0..shards).map(|number| redis.keys().shard(ShardNumber(number))).collect(),
             redis,
             directory,
             settings: Arc::new(settings),
@@ -67,7 +74,17 @@ impl AdminServer {
         let (directory, redis) = (Arc::clone(&state.directory), state.redis.clone());
         let follower_stopped = stopped.clone();
         tokio::spawn(async move { directory.follow(&redis, follower_stopped).await });
-        tokio::spawn(postrider::admin::serve(listener, postrider::admin::router(state.clone()), stopped));
+        let limits = Arc::new(state.settings.admin.clone());
+        let certificates = match (&limits.tls_cert, &limits.tls_key) {
+            (Some(cert), Some(key)) => Some(Arc::new(Certificates::load(cert, key).expect("TLS files"))),
+            _ => None,
+        };
+        if let Some(certificates) = certificates.clone() {
+            let (every, stopped) = (limits.tls_check, stopped.clone());
+            tokio::spawn(async move { certificates.follow(every, stopped).await });
+        }
+        let serving = Serving { limits, certificates, connections: None };
+        tokio::spawn(serve_as(listener, postrider::admin::router(state.clone()), serving, stopped));
         let server = Self { address, state, stop };
         eventually("the first full read", async || server.state.directory.is_complete()).await;
         server
@@ -82,6 +99,11 @@ impl AdminServer {
         eventually("the token to be followed", async || self.state.directory.token(&text.hash()).is_some())
             .await;
         self.nobody().with("authorization", &format!("Bearer {}", text.expose()))
+    }
+
+    /// Stops as the process does: no new connections, what is in flight is answered.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
     }
 
     /// A caller without a token.
@@ -127,7 +149,16 @@ impl Api {
         self.send(Method::POST, path, body.to_string().into_bytes()).await
     }
 
+    /// One request; of a success only the head is read, for some answers never end.
+    pub async fn try_out(&self, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        self.exchange(method, path, body, false).await
+    }
+
     pub async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        self.exchange(method, path, body, true).await
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>, whole: bool) -> Answer {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
@@ -139,7 +170,10 @@ impl Api {
         let request = request.body(Full::new(Bytes::from(body))).expect("a request");
         let response = sender.send_request(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body").to_bytes();
+        let body = match whole || !parts.status.is_success() {
+            true => body.collect().await.expect("a whole body").to_bytes(),
+            false => Bytes::new(),
+        };
         driver.abort();
         Answer { status: parts.status, headers: parts.headers, body }
     }

@@ -26,6 +26,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// logs that hold everything the demo makes.
 const FLAGS: &[&str] = &[
     "--allow-http",
+    "--admin-rate-limit=0",
     "--allow-target=127.0.0.0/8",
     "--retry-schedule=200ms,400ms,800ms",
     "--log-rows-max=100000",

@@ -1,0 +1,217 @@
+//! `GET /webhooks/rejected` and what an operator does with an entry of it (docs/WIRE.md section 12).
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::audit::note;
+use super::auth::Caller;
+use super::body::{Mistakes, read_body};
+use super::error::ApiError;
+use super::query::Query;
+use super::rejected_record::{RejectedRecord, RequeueBody, SHOWN_IN_LIST};
+use super::state::AdminState;
+use crate::domain::ids::OrganisationId;
+use crate::domain::rejected::{RejectReason, RejectedEntry, RejectedId};
+use crate::redis::connection::RedisError;
+use crate::redis::rejected::{self, RejectedQuery};
+
+const LIST: &str = "getRejectedEvents";
+const ONE: &str = "getRejectedEvent";
+const REQUEUE: &str = "requeueRejectedEvent";
+const DELETE: &str = "deleteRejectedEvent";
+
+/// The answer of `GET /webhooks/rejected`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RejectedAnswer {
+    /// The entries, newest first.
+    edges: Vec<RejectedRecord>,
+    /// Where the next page begins; `null` when there is nothing more.
+    next_cursor: Option<String>,
+}
+
+/// An entry that is an event again.
+#[derive(Debug, Serialize, ToSchema)]
+struct Requeued {
+    /// The event's id in the stream.
+    id: String,
+    /// The nonce that its deliveries carry.
+    nonce: String,
+}
+
+/// The routes of this file.
+pub(super) fn routes() -> Router<AdminState> {
+    Router::new()
+        .route("/webhooks/rejected", get(list))
+        .route("/webhooks/rejected/{id}", get(one).delete(delete))
+        .route("/webhooks/rejected/{id}/requeue", post(requeue))
+}
+
+/// Stream entries that could not be understood, newest first
+#[utoipa::path(
+    get,
+    path = "/api/v2/admin/webhooks/rejected",
+    operation_id = "getRejectedEvents",
+    tag = "rejected",
+    params(
+        ("reason" = Option<String>, Query, description = "missing, malformed, tooLarge, poison or lost"),
+        ("field" = Option<String>, Query, description = "Only entries in which this field was wrong"),
+        ("organisationId" = Option<String>, Query, description = "Only entries that name this organisation"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, 10 unless given"),
+        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of entries", body = RejectedAnswer)),
+)]
+async fn list(
+    State(state): State<AdminState>,
+    _caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<RejectedAnswer>, ApiError> {
+    let mut parameters =
+        Query::new(query.as_deref(), &["reason", "field", "organisationId", "limit", "cursor"]);
+    let reasons = RejectReason::ALL.map(RejectReason::as_str).join(", ");
+    let query = RejectedQuery {
+        reason: parameters.take("reason", &format!("one of {reasons}"), RejectReason::parse),
+        field: parameters.text("field"),
+        organisation: parameters
+            .take("organisationId", "an organisation's id", |text| OrganisationId::new(text).ok()),
+        before: parameters.parse("cursor", "the nextCursor of an answer"),
+        limit: parameters.limit(),
+    };
+    if !parameters.mistakes.is_empty() {
+        return Err(ApiError::bad_request(LIST, parameters.mistakes.to_string()));
+    }
+    let page = rejected::list(&state.redis, &state.shards, &query).await;
+    let page = page.map_err(|error| ApiError::from_redis(LIST, &error))?;
+    let show = |entry: &RejectedEntry| RejectedRecord::new(entry, Some(SHOWN_IN_LIST));
+    let next_cursor = page.next.map(|id| id.to_string());
+    Ok(Json(RejectedAnswer { edges: page.entries.iter().map(show).collect(), next_cursor }))
+}
+
+/// One entry with everything that was kept of it
+#[utoipa::path(
+    get,
+    path = "/api/v2/admin/webhooks/rejected/{id}",
+    operation_id = "getRejectedEvent",
+    tag = "rejected",
+    params(("id" = String, Path, description = "The entry, as the list names it")),
+    responses((status = 200, description = "The entry", body = RejectedRecord)),
+)]
+async fn one(
+    State(state): State<AdminState>,
+    _caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<RejectedRecord>, ApiError> {
+    let entry = find(&state, ONE, path_id(ONE, path)?).await?;
+    Ok(Json(RejectedRecord::new(&entry, None)))
+}
+
+/// Repair an entry and put it back among the events
+#[utoipa::path(
+    post,
+    path = "/api/v2/admin/webhooks/rejected/{id}/requeue",
+    operation_id = "requeueRejectedEvent",
+    tag = "rejected",
+    params(("id" = String, Path, description = "The entry, as the list names it")),
+    request_body(content = Option<RequeueBody>, description = "What to repair; nothing may be sent"),
+    responses((status = 202, description = "It is an event again", body = Requeued)),
+)]
+async fn requeue(
+    State(state): State<AdminState>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<(StatusCode, Json<Requeued>), ApiError> {
+    let id = path_id(REQUEUE, path)?;
+    let bytes = read_body(request.into_body(), REQUEUE).await?;
+    let refused = |mistakes: Mistakes| ApiError::bad_request(REQUEUE, mistakes.to_string());
+    let fixes = RequeueBody::parse(&bytes).map_err(refused)?;
+    let entry = find(&state, REQUEUE, id).await?;
+    let fields = entry.repaired(&fixes, state.clock.now()).map_err(|still| {
+        let mut mistakes = Mistakes::default();
+        still.iter().for_each(|one| mistakes.add(format_args!("body.fields.{}", one.field), &one.problem));
+        refused(mistakes)
+    })?;
+    let text =
+        |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
+    let (nonce, organisation) = (text(&fields.nonce), text(&fields.organisation_id));
+    let event = rejected::requeue(&state.redis, &state.shards, id, fields).await;
+    let event = event.map_err(|error| ApiError::from_redis(REQUEUE, &error))?;
+    let Some(event) = event else { return Err(unknown(REQUEUE)) };
+    let changed: Vec<&str> = fixes.iter().map(|(name, _)| *name).collect();
+    let after = json!({ "eventId": event.stream_id().to_string(), "nonce": nonce, "repaired": changed });
+    let caller = under(caller, OrganisationId::new(&organisation).ok());
+    note(&state, &caller, REQUEUE, id, Some(summary(&entry)), Some(after)).await;
+    Ok((StatusCode::ACCEPTED, Json(Requeued { id: event.stream_id().to_string(), nonce })))
+}
+
+/// Remove an entry for good
+#[utoipa::path(
+    delete,
+    path = "/api/v2/admin/webhooks/rejected/{id}",
+    operation_id = "deleteRejectedEvent",
+    tag = "rejected",
+    params(("id" = String, Path, description = "The entry, as the list names it")),
+    responses((status = 204, description = "It is gone")),
+)]
+async fn delete(
+    State(state): State<AdminState>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let id = path_id(DELETE, path)?;
+    let entry = find(&state, DELETE, id).await?;
+    let from_redis = |error: RedisError| ApiError::from_redis(DELETE, &error);
+    if !rejected::remove(&state.redis, &state.shards, id).await.map_err(from_redis)? {
+        return Err(unknown(DELETE));
+    }
+    let caller = under(caller, entry.organisation());
+    note(&state, &caller, DELETE, id, Some(summary(&entry)), None).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The change stands in the audit of the organisation that it concerns, where there is one to be told.
+fn under(caller: Caller, organisation: Option<OrganisationId>) -> Caller {
+    match organisation {
+        Some(organisation) => Caller { organisation, ..caller },
+        None => caller,
+    }
+}
+
+/// What the audit says of an entry: not its fields, which may hold personal data.
+fn summary(entry: &RejectedEntry) -> serde_json::Value {
+    json!({
+        "eventId": entry.event_id,
+        "reason": entry.reason().as_str(),
+        "field": entry.field,
+        "expected": entry.problem,
+    })
+}
+
+fn path_id(
+    procedure: &'static str,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<RejectedId, ApiError> {
+    let malformed = |what: String| ApiError::bad_request(procedure, format!("path.id: {what}"));
+    let Path(text) = path.map_err(|rejection| malformed(rejection.body_text()))?;
+    text.parse().map_err(|error: crate::domain::ids::InvalidId| malformed(error.to_string()))
+}
+
+async fn find(
+    state: &AdminState,
+    procedure: &'static str,
+    id: RejectedId,
+) -> Result<RejectedEntry, ApiError> {
+    let found = rejected::find(&state.redis, &state.shards, id).await;
+    found.map_err(|error| ApiError::from_redis(procedure, &error))?.ok_or_else(|| unknown(procedure))
+}
+
+fn unknown(procedure: &'static str) -> ApiError {
+    ApiError::not_found(procedure, "path.id: no such entry")
+}

@@ -1,0 +1,234 @@
+//! A rejected entry as JSON, and the repair that a requeue asks for (docs/WIRE.md section 12).
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::body::Mistakes;
+use crate::domain::event::EventFields;
+use crate::domain::rejected::{Fixes, RejectedEntry};
+
+/// Bytes of an entry's names and values that a list shows.
+pub(super) const SHOWN_IN_LIST: usize = 16 * 1024;
+
+/// An entry of the stream that could not be understood.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RejectedRecord {
+    /// Its id here.
+    id: String,
+    /// Its id in the events stream.
+    event_id: String,
+    /// The shard.
+    shard: u16,
+    /// When it was rejected.
+    rejected_at: String,
+    /// `missing`, `malformed`, `tooLarge`, `poison` or `lost`.
+    reason: &'static str,
+    /// The field that was wrong; `id` for the entry as a whole.
+    field: String,
+    /// What was wrong, and what is expected.
+    expected: String,
+    /// The organisation that it names, where that is one.
+    organisation_id: Option<String>,
+    /// The event type that it names, right or wrong.
+    event: Option<String>,
+    /// Its fields, in their order.
+    fields: Vec<RejectedField>,
+    /// Whether values were cut, or fields left out, because the entry is large.
+    truncated: bool,
+}
+
+/// One field of an entry.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RejectedField {
+    /// Its name; bytes that are no UTF-8 are replaced.
+    name: String,
+    /// Its value; bytes that are no UTF-8 are replaced.
+    value: String,
+    /// The value's bytes, only where they are no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    /// The value's whole size.
+    bytes: usize,
+    /// Whether `value` is only its beginning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+}
+
+/// The body of a requeue.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequeueBody {
+    /// New values of fields of the producers' contract; `null` takes a field out. `data` may be an object or its
+    /// text.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Object>)]
+    fields: BTreeMap<String, Box<RawValue>>,
+}
+
+// === impl RejectedRecord ===
+
+impl RejectedRecord {
+    /// Shows at most `limit` bytes of the fields; `None` shows everything that was kept.
+    pub(super) fn new(entry: &RejectedEntry, limit: Option<usize>) -> Self {
+        let mut left = limit.unwrap_or(usize::MAX);
+        let mut fields = Vec::new();
+        for (name, value) in &entry.fields {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(name.len());
+            let shown = shown_part(value, left);
+            left = left.saturating_sub(shown.len());
+            fields.push(RejectedField::new(name, shown, value.len()));
+        }
+        let truncated = fields.len() < entry.fields.len() || fields.iter().any(|field| field.truncated);
+        Self {
+            id: entry.id.to_string(),
+            event_id: entry.event_id.clone(),
+            shard: entry.id.shard.0,
+            rejected_at: entry.rejected_at().to_string(),
+            reason: entry.reason().as_str(),
+            field: entry.field.clone(),
+            expected: entry.problem.clone(),
+            organisation_id: entry.organisation().map(|organisation| organisation.to_string()),
+            event: entry.text("event").map(|event| event.chars().take(256).collect()),
+            fields,
+            truncated,
+        }
+    }
+}
+
+/// The beginning of a value; of UTF-8 whole characters, so that what is cut does not look broken.
+fn shown_part(value: &[u8], limit: usize) -> &[u8] {
+    if value.len() <= limit {
+        return value;
+    }
+    let cut = &value[..limit];
+    match (std::str::from_utf8(cut), std::str::from_utf8(value)) {
+        (Err(error), Ok(_)) => &cut[..error.valid_up_to()],
+        _ => cut,
+    }
+}
+
+// === impl RejectedField ===
+
+impl RejectedField {
+    fn new(name: &[u8], shown: &[u8], bytes: usize) -> Self {
+        let is_text = std::str::from_utf8(shown).is_ok();
+        Self {
+            name: String::from_utf8_lossy(name).into_owned(),
+            value: String::from_utf8_lossy(shown).into_owned(),
+            base64: (!is_text).then(|| STANDARD.encode(shown)),
+            bytes,
+            truncated: shown.len() < bytes,
+        }
+    }
+}
+
+// === impl RequeueBody ===
+
+impl RequeueBody {
+    /// Reads a body; an empty one repairs nothing.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Fixes, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let body = if bytes.is_empty() { Ok(Self::default()) } else { serde_json::from_slice::<Self>(bytes) };
+        let Some(body) =
+            mistakes.keep("body", body.map_err(|error| format!("expected {{fields?}}: {error}")))
+        else {
+            return Err(mistakes);
+        };
+        let mut fixes = Fixes::new();
+        for (name, value) in &body.fields {
+            let path = format!("body.fields.{}", name.chars().take(64).collect::<String>());
+            let Some(known) = EventFields::NAMES.into_iter().find(|known| known == name) else {
+                mistakes.add(
+                    path,
+                    format_args!("not a field of events; they are {}", EventFields::NAMES.join(", ")),
+                );
+                continue;
+            };
+            if let Some(value) = mistakes.keep(path, fix(known, value.get())) {
+                fixes.push((known, value));
+            }
+        }
+        if mistakes.is_empty() { Ok(fixes) } else { Err(mistakes) }
+    }
+}
+
+/// The bytes of a new value; `data` given as an object keeps its bytes as they were sent.
+fn fix(name: &str, json: &str) -> Result<Option<Vec<u8>>, &'static str> {
+    match json.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'"') => serde_json::from_str::<String>(json)
+            .map(|text| Some(text.into_bytes()))
+            .map_err(|_| "expected a string"),
+        Some(b'{') if name == "data" => Ok(Some(json.as_bytes().to_vec())),
+        _ if name == "data" => Err("expected an object, or its text as a string; null takes the field out"),
+        _ => Err("expected a string; null takes the field out"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: Vec<(Vec<u8>, Vec<u8>)>) -> RejectedEntry {
+        RejectedEntry {
+            id: "rej_0_1777626000000-2".parse().unwrap(),
+            event_id: "1777625999000-7".into(),
+            field: "data".into(),
+            problem: "expected a JSON object".into(),
+            fields,
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_both_ways() {
+        let entry = entry(vec![(b"data".to_vec(), b"\xffab".to_vec()), (b"event".to_vec(), "é".into())]);
+        let shown = serde_json::to_value(RejectedRecord::new(&entry, None)).unwrap();
+        let data = serde_json::json!({ "name": "data", "value": "\u{fffd}ab", "base64": "/2Fi", "bytes": 3 });
+        assert_eq!(shown["fields"][0], data);
+        assert_eq!(shown["fields"][1], serde_json::json!({ "name": "event", "value": "é", "bytes": 2 }));
+        assert_eq!(
+            (&shown["truncated"], &shown["organisationId"]),
+            (&false.into(), &serde_json::Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_large_entry_is_cut_at_whole_characters() {
+        let entry = entry(vec![(b"ab".to_vec(), "ééé".into()), (b"c".to_vec(), b"d".to_vec())]);
+        let shown = RejectedRecord::new(&entry, Some(5));
+        assert_eq!((shown.fields[0].value.as_str(), shown.fields[0].bytes), ("é", 6));
+        assert!(shown.truncated && shown.fields[0].truncated && shown.fields[0].base64.is_none());
+        assert_eq!(RejectedRecord::new(&entry, Some(9)).fields.len(), 2);
+    }
+
+    #[test]
+    fn a_repair_says_everything_that_is_wrong_with_it() {
+        let good = br#"{"fields":{"data": {"n" : 1e400}, "event":"a.b","nonce":null}}"#;
+        let wanted: Fixes = vec![
+            ("data", Some(br#"{"n" : 1e400}"#.to_vec())),
+            ("event", Some(b"a.b".to_vec())),
+            ("nonce", None),
+        ];
+        assert_eq!(RequeueBody::parse(good).unwrap(), wanted);
+        assert_eq!(RequeueBody::parse(b"").unwrap(), Fixes::new());
+        let bad = br#"{"fields":{"colour":"x","event":7,"data":[]}}"#;
+        let told = RequeueBody::parse(bad).unwrap_err().to_string();
+        for part in
+            ["body.fields.colour: not", "body.fields.event: expected a string", "body.fields.data: expected"]
+        {
+            assert!(told.contains(part), "{told}");
+        }
+        assert!(RequeueBody::parse(b"[").unwrap_err().to_string().starts_with("body: expected"));
+        assert!(RequeueBody::parse(br#"{"field":{}}"#).is_err());
+    }
+}
