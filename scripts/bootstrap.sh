@@ -6,6 +6,7 @@
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
+#   scripts/bootstrap.sh loadtest what `make loadtest` needs: what test needs, and Python with venv (it brings k6)
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -155,6 +156,12 @@ all)
     need_redis
     need_lints
     ;;
+loadtest)
+    need_rust
+    need_cc
+    need_redis
+    need_python
+    ;;
 deploy)
     need_rust
     need_cc
@@ -171,6 +178,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, demo, all, deploy or dist"
+    fail "unknown: $1; expected build, test, lint, demo, all, loadtest, deploy or dist"
     ;;
 esac

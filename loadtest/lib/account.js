@@ -49,7 +49,7 @@ export function options(scenarios, demands, more) {
     thresholds: thresholds(demands),
     setupTimeout: '60s',
     teardownTimeout: `${SETTLE_SECONDS + 60}s`,
-    summaryTrendStats: ['avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'],
+    summaryTrendStats: ['count', 'avg', 'min', 'med', 'max', 'p(90)', 'p(95)', 'p(99)'],
     ...more,
   };
 }
@@ -170,10 +170,12 @@ function record(endpoint, found, expected, uncertain) {
   accepted.add(found.accepted, tags);
   waiting.add(found.waiting, tags);
   failed.add(found.failed, tags);
-  p50.add(found.delays.p50, tags);
-  p95.add(found.delays.p95, tags);
-  p99.add(found.delays.p99, tags);
-  longest.add(found.delays.max, tags);
+  if (found.delays.count > 0) {
+    p50.add(found.delays.p50, tags);
+    p95.add(found.delays.p95, tags);
+    p99.add(found.delays.p99, tags);
+    longest.add(found.delays.max, tags);
+  }
   console.log(`${endpoint.url} (${endpoint.kind}): ${found.accepted} of ${expected} accepted, ${found.waiting} waiting, `
     + `${found.failed} failed, ${found.duplicates} duplicates, ${found.failedAttempts} failed attempts; on their way `
     + `p50 ${found.delays.p50} ms, p95 ${found.delays.p95} ms, p99 ${found.delays.p99} ms, max ${found.delays.max} ms`);

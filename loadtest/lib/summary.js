@@ -4,14 +4,15 @@ import { SUMMARY } from './settings.js';
 
 const SHOWN = [
   'events_published', 'events_unconfirmed', 'dropped_iterations', 'deliveries_accepted', 'deliveries_missing',
-  'deliveries_duplicate', 'deliveries_waiting', 'deliveries_failed', 'attempts_failed', 'settle_seconds',
+  'deliveries_unexpected', 'deliveries_duplicate', 'deliveries_waiting', 'deliveries_failed', 'attempts_failed', 'settle_seconds',
   'e2e_p50_ms{kind:healthy}', 'e2e_p95_ms{kind:healthy}', 'e2e_p99_ms{kind:healthy}', 'e2e_max_ms{kind:healthy}',
+  'window_p99_ms', 'backlog_events', 'put_conflicts', 'repeats_not_recognised',
 ];
 
 function value(metric) {
   const values = metric.values;
   if (metric.type === 'trend') {
-    return values.max;
+    return values.count > 0 ? values.max : NaN;
   }
   return metric.type === 'counter' ? values.count : values.value;
 }
@@ -19,7 +20,8 @@ function value(metric) {
 export function summarise(script) {
   return function handleSummary(data) {
     const lines = [`\n${script}`];
-    for (const name of SHOWN.filter((name) => data.metrics[name])) {
+    const known = SHOWN.filter((name) => data.metrics[name] && !Number.isNaN(value(data.metrics[name])));
+    for (const name of known) {
       lines.push(`  ${name.padEnd(26)} ${Math.round(value(data.metrics[name]) * 10) / 10}`);
     }
     let crossed = 0;

@@ -8,6 +8,7 @@ import platform
 import time
 
 from charts import chart
+from stage import cores
 
 # Figures of k6's summary: column, metric, what is taken of it.
 COLUMNS = (
@@ -26,6 +27,9 @@ def figure(summary, metric, part, seconds):
     if part == "rate":
         # Over the load alone: k6 divides by the whole run, setup and account included.
         return round(values.get("count", 0) / seconds) if values else None
+    if values.get("count") == 0 and part == "max":
+        # A trend to which nothing was added. The soak reads percentiles by the window.
+        return figure(summary, "window_p99_ms", part, seconds) if metric.startswith("e2e_p99") else None
     value = values.get(part)
     return None if value is None else round(value, 1) if value % 1 else int(value)
 
@@ -164,7 +168,7 @@ STYLE = (
 
 def write_report(folder, results, samples, args):
     kind = "short" if args.short else "long"
-    about = (f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {kind} form, {os.cpu_count()} cores "
+    about = (f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {kind} form, {cores()} cores "
              f"({platform.machine()}) shared by k6, Redis, two replicas and the receivers. Load average at the end: "
              f"{os.getloadavg()[0]:.1f}.")
     head = ["script", "result", *(name for name, *_ in COLUMNS)]

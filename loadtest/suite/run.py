@@ -24,8 +24,8 @@ LONG = {
     "admin-api": {"RATE": 60, "LOGGED": 2000, "DURATION": "8s"},
     "slow-endpoints": {"RATE": 500, "DURATION": "8s"},
     "retry-storm": {"RATE": 500, "DURATION": "8s"},
-    "spike": {"RATE": 500, "SPIKE": 5, "DURATION": "10s"},
-    "soak": {"RATE": 1000, "DURATION": "10s", "WINDOW": "2s"},
+    "spike": {"RATE": 500, "SPIKE": 5, "BATCH": 5, "DURATION": "10s"},
+    "soak": {"RATE": 1000, "BATCH": 2, "DURATION": "10s", "WINDOW": "2s"},
 }
 # For a debug build on two cores: it is asked whether everything holds, not how fast it is.
 SHORT = {
@@ -41,6 +41,13 @@ SHORT_BOUNDS = {
     "DURATION": "10s", "P99_MS": 3000, "ANSWER_P99_MS": 2000, "CONFIGS_P99_MS": 2000, "LOGS_P99_MS": 2000,
     "PUT_P99_MS": 2000, "SETTLED_SECONDS": 10,
 }
+# Runs that have to fail, each by its threshold: what cannot fail proves nothing.
+FAULTS = {
+    "deliveries_missing": {"RATE": 50, "DURATION": "1s", "SETTLE": "2s"},
+    "dropped_iterations": {"RATE": 2000, "DURATION": "1s", "VUS": 1},
+}
+# k6's exit code when a threshold was crossed.
+CROSSED = 99
 # Beyond a script's own duration: its setup, and the account at its end.
 GRACE_SECONDS = 120
 
@@ -59,9 +66,9 @@ def environment(stage, script, given, summary, api):
     }
 
 
-def run_script(stage, sampler, args, script, given):
+def run_script(stage, sampler, args, script, given, name=None):
     """Gives what became of one script: its times, its exit code, and k6's summary where there is one."""
-    summary = os.path.join(args.output, f"{script}.json")
+    summary = os.path.join(args.output, f"{name or script}.json")
     if os.path.exists(summary):
         os.remove(summary)
     api = f"127.0.0.1:{free_port()}"
@@ -69,7 +76,9 @@ def run_script(stage, sampler, args, script, given):
     begun = time.time()
     k6 = subprocess.Popen(
         [args.k6, "run", "--quiet", "--no-usage-report", "--no-color", "--address", api, path],
-        env=environment(stage, script, given, summary, api), stdin=subprocess.DEVNULL)
+        env=environment(stage, script, given, summary, api), stdin=subprocess.DEVNULL,
+        # What is meant to fail would read as a failure.
+        **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} if name else {}))
     sampler.extra = {"k6": k6.pid}
     try:
         code = k6.wait(float(str(given["DURATION"]).rstrip("s")) + GRACE_SECONDS)
@@ -86,6 +95,21 @@ def run_script(stage, sampler, args, script, given):
         with open(summary, encoding="utf-8") as file:
             found = json.load(file)
     return {"script": script, "given": given, "begun": begun, "ended": time.time(), "code": code, "summary": found}
+
+
+def run_faults(stage, sampler, args):
+    """Loses every delivery, then has too few VUs; names each run that did not fail by its threshold."""
+    blind = []
+    for metric, given in FAULTS.items():
+        if metric == "deliveries_missing":
+            given = {**given, "RECEIVER_URLS": stage.receivers["refusing"]}
+        one = run_script(stage, sampler, args, "publish-stream", given, f"fault-{metric}")
+        found = ((one["summary"] or {}).get("metrics") or {}).get(metric, {}).get("thresholds", {})
+        if one["code"] != CROSSED or all(result["ok"] for result in found.values()):
+            blind.append(f"{metric} held although it cannot (k6 ended with {one['code']})")
+        else:
+            print(f"fault seen: {metric} fails where it has to", flush=True)
+    return blind
 
 
 def interrupted(*_):
@@ -109,19 +133,21 @@ def main():
     unknown = [name for name in only if name not in scripts]
     if unknown:
         parser.error(f"--only: {unknown[0]}; expected some of {', '.join(scripts)}")
-    results, failure = [], None
+    results, failure, blind = [], None, []
     with Stage(args.program, args.output) as stage:
         sampler = Sampler(stage)
         sampler.start()
         try:
             for script in only or scripts:
                 results.append(run_script(stage, sampler, args, script, scripts[script]))
+            if not only:
+                blind = run_faults(stage, sampler, args)
         except Failure as error:
             failure = str(error)
         finally:
             sampler.stop()
     write_report(args.output, results, sampler.samples, args)
-    failed = [one["script"] for one in results if one["code"] != 0]
+    failed = [one["script"] for one in results if one["code"] != 0] + blind
     if failure or failed:
         sys.exit(f"load test: {failure or 'failed: ' + ', '.join(failed)}")
     print(f"load test: all of {len(results)} scripts hold; {os.path.join(args.output, 'report.html')}")
