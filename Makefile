@@ -9,9 +9,9 @@ SCRIPTS = $(wildcard scripts/*.sh) .ci/run
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
+bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck, Python, Node.js (says what and why)
 	@scripts/bootstrap.sh all
 
 build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke chaos-short loadtest-short ## Lints, tests, the demo as a smoke test, faults on real processes, load
+test-all: lint test api-check smoke chaos-short loadtest-short ## Lints, tests, the API against its description, the demo, faults on real processes, load
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
@@ -54,6 +54,21 @@ loadtest: ## A minute of load with k6 on this machine; target/loadtest/report.ht
 loadtest-short: ## Each load test for 10 s on the build of the tests, in under 2.5 minutes: does everything hold?
 	@scripts/bootstrap.sh loadtest
 	scripts/loadtest.sh --short
+
+events: ## Write docs/EVENTS.md from the catalogue of event types
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- events markdown > docs/EVENTS.md
+
+openapi: ## Write docs/openapi.json from the code
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- openapi > docs/openapi.json
+
+openapi-released: openapi ## At a release: later changes of the API must not break what is described now
+	cp docs/openapi.json docs/openapi.released.json
+
+api-check: ## Lint docs/openapi.json, and run schemathesis against a live server (installs both under target/)
+	@scripts/bootstrap.sh api
+	scripts/api-check.sh
 
 deploy-check: ## Check the Dockerfile, the compose file and the Kubernetes base, and run the compose file's services
 	@scripts/bootstrap.sh deploy
@@ -98,7 +113,7 @@ deny: ## Check the dependencies' licences and sources; needs cargo-deny
 
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test
-	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation
+	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation --bench log_queries
 
 clean: ## Remove what was built; data folders stay
 	$(CARGO) clean

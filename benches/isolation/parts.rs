@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::process::{Layout, wait_until};
+use crate::process::{Layout, cpu_micros, wait_until};
 use crate::publisher::{preload, steady};
 use crate::receiver::Receiver;
 use crate::server::Server;
@@ -15,6 +15,8 @@ const BAD: u32 = 10;
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 /// Events that warm connections and lanes up.
 const WARM_UP: u64 = 5_000;
+/// Rows that a config's log keeps by default.
+const LOG_ROWS: u64 = 10_000;
 
 /// A Redis, a receiver and the configs.
 struct World {
@@ -27,10 +29,12 @@ struct World {
 pub(crate) fn hanging(args: &Args, layout: &Layout) -> Result<(), Failure> {
     let world = World::new(layout, ENDPOINTS)?;
     let server = world.serve(layout)?;
+    // Until every log is full: from then on each row that is written makes an old one go. A baseline with logs that
+    // still grow would have that cheaper than what is compared with it.
+    world.drain(&server, 0..ENDPOINTS, u64::from(ENDPOINTS) * LOG_ROWS)?;
     let rate = match args.rate {
         Some(rate) => rate,
         None => {
-            world.drain(&server, 0..ENDPOINTS, WARM_UP)?;
             let capacity = world.drain(&server, 0..ENDPOINTS, args.events)?;
             println!("\nhanging: capacity {capacity:.0} deliveries/s, {ENDPOINTS} endpoints");
             (capacity / 2.0) as u64
@@ -159,9 +163,19 @@ impl World {
     ) -> Result<f64, Failure> {
         self.receiver.keep_times_from(from);
         let (cpu, before) = (server.cpu()?, self.receiver.arrived());
+        self.store.reset_stalls()?;
+        let redis_cpu = self.store.cpu()?;
+        let own_cpu = cpu_micros(std::process::id())?;
         let parked = server.metric("postrider_deliveries_parked_total")?;
         let (reached, slowest) = steady(&self.store, &self.receiver, 0..configs, rate, time)?;
         pause(Duration::from_secs(3));
+        println!(
+            "{what}: cores: server {:.2}, Redis {:.2}, receiver and producer {:.2}; Redis: {}",
+            (server.cpu()? - cpu).as_secs_f64() / time.as_secs_f64(),
+            (self.store.cpu()? - redis_cpu).as_secs_f64() / time.as_secs_f64(),
+            (cpu_micros(std::process::id())? - own_cpu) as f64 / 1e6 / time.as_secs_f64(),
+            self.store.stalls()?,
+        );
         let seconds = by_second(&self.receiver.times());
         let mut times: Vec<u32> = seconds.iter().flatten().copied().collect();
         times.sort_unstable();

@@ -18,6 +18,8 @@ pub(crate) struct Server {
     process: Guarded,
     log: PathBuf,
     ops_port: u16,
+    /// Of the admin API.
+    pub(crate) admin_port: u16,
 }
 
 // === impl Server ===
@@ -34,7 +36,7 @@ impl Server {
             .map(str::to_owned);
         let log = directory.join("serve.log");
         let process = Guarded::start(&layout.sender, Path::new(BINARY), &args.collect::<Vec<_>>(), &log)?;
-        let server = Self { process, log, ops_port };
+        let server = Self { process, log, ops_port, admin_port };
         wait_until(STEP_LIMIT, || {
             !server.process.runs()
                 || admin_api::call(ops_port, Method::GET, "/readyz", None, None)
@@ -70,7 +72,12 @@ impl Server {
     pub(crate) fn with_log(&self, error: Failure) -> Failure {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        format!("{error}\nend of its output:\n{}", lines[lines.len().saturating_sub(20)..].join("\n")).into()
+        format!(
+            "{error} (admin API on port {})\nend of its output:\n{}",
+            self.admin_port,
+            lines[lines.len().saturating_sub(20)..].join("\n")
+        )
+        .into()
     }
 }
 

@@ -9,7 +9,7 @@ use postrider::domain::ids::{ConfigId, ConfigSequence, EventId, ShardNumber, Str
 use postrider::redis::keys::{Keys, ShardKeys};
 
 use crate::Failure;
-use crate::process::{Guarded, wait_until};
+use crate::process::{Guarded, cpu_micros, wait_until};
 
 /// The namespace of the measurement.
 pub(crate) const NAMESPACE: &str = "isolation";
@@ -18,7 +18,7 @@ pub(crate) const EVENT: &str = "reward.earned";
 
 /// A `redis-server` of its own.
 pub(crate) struct Store {
-    _server: Guarded,
+    server: Guarded,
     port: u16,
     control: Keys,
     /// The keys of its one shard.
@@ -40,12 +40,14 @@ impl Store {
             ["--appendfsync", "everysec"],
             ["--auto-aof-rewrite-percentage", "0"],
             ["--maxmemory-policy", "noeviction"],
+            ["--latency-monitor-threshold", "5"],
+            ["--slowlog-log-slower-than", "5000"],
         ];
         let args: Vec<String> = args.as_flattened().iter().map(|text| (*text).to_owned()).collect();
         let server = Guarded::start(cores, Path::new("redis-server"), &args, &directory.join("redis.log"))?;
         let control = Keys::new(NAMESPACE).ok_or("the namespace is not acceptable")?;
         let keys = control.shard(ShardNumber(0));
-        let store = Self { _server: server, port, control, keys };
+        let store = Self { server, port, control, keys };
         wait_until(Duration::from_secs(10), || store.connection().is_ok())
             .map_err(|error| format!("redis-server does not answer (is it installed?): {error}"))?;
         Ok(store)
@@ -54,6 +56,41 @@ impl Store {
     /// Its URL.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// CPU time so far.
+    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
+        Ok(Duration::from_micros(cpu_micros(self.server.pid)?))
+    }
+
+    /// Forgets what [`Self::stalls`] tells.
+    pub(crate) fn reset_stalls(&self) -> Result<(), Failure> {
+        let mut connection = self.connection()?;
+        redis::cmd("LATENCY").arg("RESET").query::<redis::Value>(&mut connection)?;
+        redis::cmd("SLOWLOG").arg("RESET").query::<redis::Value>(&mut connection)?;
+        redis::cmd("CONFIG").arg("RESETSTAT").query::<redis::Value>(&mut connection)?;
+        Ok(())
+    }
+
+    /// What kept Redis since the reset: events of `LATENCY` of 5 ms and more with the longest of each, commands as
+    /// slow, how often the AOF waited for the disk, and the time in scripts.
+    pub(crate) fn stalls(&self) -> Result<String, Failure> {
+        let mut connection = self.connection()?;
+        let latest: Vec<(String, u64, u64, u64)> =
+            redis::cmd("LATENCY").arg("LATEST").query(&mut connection)?;
+        let slow: u64 = redis::cmd("SLOWLOG").arg("LEN").query(&mut connection)?;
+        let info: String = redis::cmd("INFO").arg("everything").query(&mut connection)?;
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0").to_owned();
+        let mut words: Vec<String> =
+            latest.iter().map(|(event, _, _, most)| format!("{event} up to {most} ms")).collect();
+        words.push(format!("{slow} slow commands"));
+        words.push(format!("{} delayed fsyncs", field("aof_delayed_fsync:")));
+        let scripts = field("cmdstat_evalsha:calls=");
+        let mut scripts = scripts.split([',', '=']);
+        let (calls, micros) = (scripts.next().unwrap_or("0"), scripts.nth(1).unwrap_or("0"));
+        words.push(format!("{calls} scripts in {} ms", micros.parse::<u64>().unwrap_or(0) / 1_000));
+        Ok(words.join(", "))
     }
 
     pub(crate) fn connection(&self) -> Result<redis::Connection, Failure> {

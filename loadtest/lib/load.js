@@ -3,10 +3,10 @@
 
 import { number, seconds, text } from './settings.js';
 
-// A VU for every arrival of a second, so that a stall of one second is borne and counted as latency. All are made before
-// the start, for k6 drops arrivals while it makes more. At high rates a BATCH keeps them few.
+// A VU for every arrival of two seconds, so that a stall of two seconds is borne and counted as latency. All are made
+// before the start, for k6 drops arrivals while it makes more. At high rates a BATCH keeps them few.
 function vus(perSecond) {
-  const count = number('VUS', Math.min(1000, Math.max(50, perSecond)));
+  const count = number('VUS', Math.min(1000, Math.max(200, 2 * perSecond)));
   return { preAllocatedVUs: count, maxVUs: count };
 }
 

@@ -1,5 +1,6 @@
 """Line charts as inline SVG: time to the right, each script's part of it shaded in turn."""
 
+import math
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 900, 190, 60, 22, 8
@@ -20,17 +21,26 @@ def label(value):
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
 
 
-def chart(title, unit, series, spans, end):
+def scale(top, logarithmic):
+    """The share of the height at which a value is drawn, and the values that get a grid line. A logarithmic one begins at 1,
+    for latencies of milliseconds and of seconds have to be read in one picture."""
+    if not logarithmic:
+        return (lambda value: value / top), [0, top / 2, top]
+    decades = max(1, math.ceil(math.log10(top)))
+    return (lambda value: math.log10(max(1, value)) / decades), [10**power for power in range(decades + 1)]
+
+
+def chart(title, unit, series, spans, end, logarithmic=False):
     """`series`: name to (second, value) pairs, a value of None breaks the line. `spans`: (name, begin, end) in seconds."""
     values = [value for points in series.values() for _, value in points if value is not None]
-    top = nice_ceiling(max(values, default=1) or 1)
+    height_of, grid = scale(nice_ceiling(max(values, default=1) or 1), logarithmic)
     end = max(end, 1)
 
     def x(second):
         return LEFT + second / end * (WIDTH - LEFT - 10)
 
     def y(value):
-        return TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (1 - height_of(value)) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     for number, (name, begin, stop) in enumerate(spans):
@@ -38,9 +48,9 @@ def chart(title, unit, series, spans, end):
             parts.append(f'<rect x="{x(begin):.1f}" y="{TOP}" width="{x(stop) - x(begin):.1f}" '
                          f'height="{HEIGHT - TOP - BOTTOM}" class="span"/>')
         parts.append(f'<text x="{(x(begin) + x(stop)) / 2:.1f}" y="{HEIGHT - 6}" class="name">{escape(name)}</text>')
-    for share in (0, 0.5, 1):
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(top * share):.1f}" y2="{y(top * share):.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(top * share) + 4:.1f}" class="tick">{label(top * share)}</text>')
+    for value in grid:
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="grid"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" class="tick">{label(value)}</text>')
     for colour, points in zip(COLOURS, series.values()):
         line, pen = [], "M"
         for second, value in points:

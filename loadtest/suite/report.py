@@ -27,9 +27,9 @@ def figure(summary, metric, part, seconds):
     if part == "rate":
         # Over the load alone: k6 divides by the whole run, setup and account included.
         return round(values.get("count", 0) / seconds) if values else None
-    if values.get("count") == 0 and part == "max":
-        # A trend to which nothing was added. The soak reads percentiles by the window.
-        return figure(summary, "window_p99_ms", part, seconds) if metric.startswith("e2e_p99") else None
+    if metric.startswith("e2e_") and "window_p99_ms" in summary["metrics"]:
+        # The soak begins percentiles anew in each window: the worst one's p99 stands for all.
+        values = summary["metrics"]["window_p99_ms"]["values"] if metric.startswith("e2e_p99") else {}
     value = values.get(part)
     return None if value is None else round(value, 1) if value % 1 else int(value)
 
@@ -129,7 +129,7 @@ def series(samples, begun):
 
 TITLES = {
     "rate": ("Published and delivered", "per second"),
-    "latency": ("From the stream to delivered, all receivers", "ms, by the replicas' own histogram"),
+    "latency": ("From the stream to delivered, all receivers", "ms, logarithmic, by the replicas' own histogram"),
     "backlog": ("Backlog", "events, deliveries"),
     "cpu": ("Processor time", "cores"),
     "memory": ("Resident memory", "MiB"),
@@ -188,10 +188,12 @@ def write_report(folder, results, samples, args):
     begun = samples[0]["at"] if samples else 0
     end = samples[-1]["at"] - begun if samples else 0
     spans = [(one["script"], max(0, one["begun"] - begun), min(end, one["ended"] - begun)) for one in results]
+    if spans and end - spans[-1][2] > 1:
+        spans.append(("faults", spans[-1][2], end))
     drawn = series(samples, begun)
     body = [f"<h1>Load test</h1><p>{html.escape(about)}</p>", *(f"<p>{html.escape(line)}</p>" for line in failing)]
     body += [f"<h2>{title}</h2>{html_table(names, cells)}" for title, names, cells in sections]
-    body += [chart(*TITLES[name], lines, spans, end) for name, lines in drawn.items() if lines]
+    body += [chart(*TITLES[name], lines, spans, end, logarithmic=name == "latency") for name, lines in drawn.items() if lines]
     with open(os.path.join(folder, "report.html"), "w", encoding="utf-8") as file:
         file.write(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Load test</title><style>{STYLE}</style>'
                    f'{"".join(body)}</html>\n')

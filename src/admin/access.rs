@@ -54,6 +54,7 @@ pub const TABLE: &[Access] = &[
     row("POST", "/webhooks/configs/{id}/resume", "resumeWebhookConfig", OPERATE_CONFIGS),
     row("POST", "/webhooks/configs/{id}/rotate-secret", "rotateWebhookSecret", ADMINISTER),
     row("POST", "/webhooks/configs/{id}/test", "testWebhookConfig", OPERATE_CONFIGS),
+    row("GET", "/webhooks/configs/{id}/stats", "getWebhookStats", READ_CONFIGS),
     row("POST", "/webhooks/configs/{id}/recover", "recoverWebhookConfig", ADMINISTER),
     row("POST", "/webhooks/configs/{id}/replay", "replayWebhookConfig", ADMINISTER),
     row("GET", "/webhooks/configs/{id}/jobs", "getWebhookJobs", READ_CONFIGS),
@@ -62,16 +63,20 @@ pub const TABLE: &[Access] = &[
     row("GET", "/webhooks/logs", "getWebhookLogs", ADMINISTER),
     row("GET", "/webhooks/logs/stream", "streamWebhookLogs", ADMINISTER),
     row("GET", "/webhooks/logs/{deliveryId}", "getWebhookLog", ADMINISTER),
+    row("GET", "/webhooks/logs/{deliveryId}/curl", "getWebhookLogCurl", ADMINISTER),
     row("POST", "/webhooks/logs/{deliveryId}/retry", "retryWebhookDelivery", ADMINISTER),
+    row("GET", "/webhooks/trace", "getWebhookTrace", ADMINISTER),
     row("GET", "/webhooks/audit", "getWebhookAudit", ADMINISTER),
     row("GET", "/webhooks/rejected", "getRejectedEvents", OPERATORS).for_installation(),
     row("GET", "/webhooks/rejected/{id}", "getRejectedEvent", OPERATORS).for_installation(),
     row("DELETE", "/webhooks/rejected/{id}", "deleteRejectedEvent", OPERATORS).for_installation(),
     row("POST", "/webhooks/rejected/{id}/requeue", "requeueRejectedEvent", OPERATORS).for_installation(),
+    row("GET", "/webhooks/event-types", "getWebhookEventTypes", &Role::ALL),
     row("POST", "/webhooks/events", "publishWebhookEvents", PUBLISH),
     row("GET", "/auth-config/tokens", "getTokens", ADMINISTER),
     row("POST", "/auth-config/tokens", "createToken", ADMINISTER),
     row("POST", "/auth-config/tokens/{tokenId}/revoke", "revokeToken", ADMINISTER),
+    row("GET", "/openapi.json", "getOpenApi", &Role::ALL).for_anybody(),
 ];
 
 const fn row(

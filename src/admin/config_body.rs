@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::body::{Ignored, Mistakes};
+use super::body::{Ignored, Mistakes, whole_number};
 use super::config_choices::{parse_active, parse_body_format, parse_flag, parse_http_method};
 use super::config_events::{parse_entity_filters, parse_events};
 use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
@@ -166,7 +166,7 @@ fn parse_item(
     let secret = take("secret").map(|value| parse_secret(&path, &value, mistakes));
     let active = parse_active(&path, take("active"), take("isEnabled"), mistakes);
     let retries = take("maxRetries").map(|value| {
-        let checked = match value.as_u64() {
+        let checked = match whole_number(&value) {
             Some(number) => check_max_retries(number).map_err(|error| error.0),
             None => Err("expected an integer from 0 to 10".to_owned()),
         };

@@ -18,6 +18,7 @@ use super::audit;
 use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
 use super::config_by_id::{IdPath, config_id, unknown};
+use super::described::{ConfigIdText, EventTypeText};
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::state::AdminState;
@@ -53,6 +54,7 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(5);
 #[allow(dead_code)] // Its schema; the body is parsed by hand, so that the bytes of data are kept.
 struct TestBody {
     /// The event's type, `webhook.test` unless given; any will do, whatever the config subscribes to.
+    #[schema(value_type = Option<EventTypeText>)]
     event: Option<String>,
     /// The event's data; a sample unless given.
     #[schema(value_type = Option<Object>)]
@@ -60,7 +62,7 @@ struct TestBody {
 }
 
 /// The answer: the event's nonce, and the delivery as the log shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Tested {
     nonce: String,
@@ -72,7 +74,7 @@ struct Tested {
 }
 
 /// The answer while nothing of the delivery is known.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Untold {
     nonce: String,
@@ -85,7 +87,7 @@ struct Untold {
 
 /// What the two are made in.
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     memory: Arc<MemoryWatch>,
     waiting: Arc<Semaphore>,
 }
@@ -98,12 +100,13 @@ pub(super) fn routes() -> Router<AdminState> {
 
 /// Sends a test event to one config and answers what came of its first attempt.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/test", operation_id = "testWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id"),
-        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds, 0 to 60; 35 unless given")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id"),
+        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds; 35 unless given",
+            minimum = 0, maximum = 60)),
     request_body = Option<TestBody>,
-    responses((status = 200, description = "The delivery after its first attempt", body = serde_json::Value),
-        (status = 202, description = "Published; there is no result yet", body = serde_json::Value)))]
-async fn test_config(
+    responses((status = 200, description = "The delivery after its first attempt", body = Tested),
+        (status = 202, description = "Published; there is no result yet", body = Untold)))]
+pub(super) async fn test_config(
     State(state): State<AdminState>,
     caller: Caller,
     Extension(shared): Extension<Shared>,

@@ -6,9 +6,9 @@ use url::form_urlencoded;
 use super::log_aliases::{ALIASES, Aliases};
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::EventType;
-use crate::domain::ids::ConfigId;
+use crate::domain::ids::{ConfigId, OrganisationId};
 use crate::domain::log::Status;
-use crate::domain::log_merge::LogFilter;
+use crate::domain::log_cursor::{self, LogCursor};
 use crate::redis::log_search::LogQuery;
 
 /// `limit` where none is given.
@@ -20,7 +20,7 @@ const LIMIT_MAX: usize = 100;
 const SKIP_MAX: usize = 10_000;
 
 /// The names that are known.
-const NAMES: [&str; 7] = ["webhookConfigId", "event", "status", "since", "until", "limit", "skip"];
+const NAMES: [&str; 8] = ["webhookConfigId", "event", "status", "since", "until", "limit", "skip", "cursor"];
 
 /// The parameters, checked.
 #[derive(Clone, Debug)]
@@ -37,10 +37,8 @@ impl LogParameters {
     /// # Errors
     /// One line for the caller: the parameter, and what is expected of it.
     pub fn parse(query: &str) -> Result<Self, String> {
-        let mut parameters = Self {
-            config: None,
-            query: LogQuery { filter: LogFilter::default(), skip: 0, limit: LIMIT_DEFAULT },
-        };
+        let mut parameters =
+            Self { config: None, query: LogQuery { limit: LIMIT_DEFAULT, ..LogQuery::default() } };
         let mut aliases = Aliases::default();
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -64,12 +62,31 @@ impl LogParameters {
             taken.map_err(|expected| format!("query.{known}: expected {expected}"))?;
         }
         aliases.apply(&mut parameters.query.filter)?;
+        if parameters.query.cursor.is_some() && seen.contains(&"skip") {
+            return Err("query.skip: expected none beside query.cursor, which says where to go on".to_owned());
+        }
         let filter = &parameters.query.filter;
         match (filter.since, filter.until) {
             (Some(since), Some(until)) if since > until => {
                 Err("query.since: expected a time not after query.until".to_owned())
             }
             _ => Ok(parameters),
+        }
+    }
+
+    /// Says whose question it is, and checks that the cursor belongs to it.
+    ///
+    /// # Errors
+    /// One line for the caller.
+    pub fn asked_by(&mut self, organisation: &OrganisationId) -> Result<(), String> {
+        let question = log_cursor::question(organisation, self.config, &self.query.filter);
+        self.query.question = question;
+        match self.query.cursor {
+            Some(cursor) if cursor.question != question => {
+                Err("query.cursor: expected one of an answer to the same filters; limit alone may change"
+                    .to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -93,6 +110,10 @@ impl LogParameters {
             "since" => query.filter.since = Some(time(value)?),
             "until" => query.filter.until = Some(time(value)?),
             "limit" => query.limit = number(value, 1, LIMIT_MAX)?,
+            "cursor" => {
+                let cursor = LogCursor::decode(value);
+                query.cursor = Some(cursor.map_err(|_| "a nextCursor of an earlier answer, unchanged")?);
+            }
             _ => query.skip = number(value, 0, SKIP_MAX)?,
         }
         Ok(())
@@ -117,6 +138,7 @@ fn number(value: &str, least: usize, most: usize) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::log_merge::LogFilter;
 
     #[test]
     fn nothing_given_is_the_newest_ten() {

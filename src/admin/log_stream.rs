@@ -49,7 +49,7 @@ const HELLO: &str = ": connected\nretry: 2000\n\n";
 
 /// The open streams, by organisation.
 #[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
+pub(super) struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
 
 /// One open stream; its end frees the place.
 struct Place {
@@ -89,7 +89,7 @@ pub(super) fn routes() -> Router<AdminState> {
 /// Attempts as they are made, as server-sent events
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/logs/stream",
+    path = "/webhooks/logs/stream",
     operation_id = "streamWebhookLogs",
     tag = "logs",
     params(
@@ -103,7 +103,7 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "Events `attempt` and `fate`", content_type = "text/event-stream", body = String)),
 )]
-async fn follow(
+pub(super) async fn follow(
     State(state): State<AdminState>,
     caller: Caller,
     Extension(places): Extension<Places>,

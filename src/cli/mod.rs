@@ -12,11 +12,13 @@ mod connect;
 mod demo;
 mod doctor;
 pub mod error;
+mod events;
 mod findings;
 pub mod flags;
 mod http;
 mod logging;
 mod logs;
+mod openapi;
 pub mod output;
 mod publish;
 mod publish_file;
@@ -30,6 +32,7 @@ mod server;
 mod settings;
 mod shards;
 mod token;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -90,9 +93,17 @@ enum Command {
     /// Look at stream entries that could not be understood, repair and requeue them
     #[command(subcommand)]
     Rejected(rejected::RejectedCommand),
+    /// Say where an event is: in the stream, rejected, waiting, delivered, or wanted by nobody
+    Trace(trace::TraceArgs),
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Show the known event types: schema and sample of each
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Print the admin API's description: OpenAPI 3.1
+    #[command(name = "openapi")]
+    OpenApi,
     /// Remove what is stored of an organisation's events, or of one delivery
     Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
@@ -124,7 +135,10 @@ pub fn main() -> ExitCode {
         Command::Logs(command) => logs::run(command, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Rejected(command) => rejected::run(command, &mut context),
+        Command::Trace(args) => trace::run(args, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Events(command) => events::run(command, &mut context),
+        Command::OpenApi => openapi::run(&mut context),
         Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),

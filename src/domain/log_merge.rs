@@ -143,18 +143,22 @@ impl LogFilter {
 
 impl<'a> DeliveryState<'a> {
     /// The state of one delivery from its record's head and its rows in any order; `None` when it is not shown.
+    /// Its place is the one that it had at `as_of`, whatever was written since.
     #[must_use]
     pub fn new(
         delivery: DeliveryId,
         record: Option<&'a RecordHead>,
         mut rows: Vec<&'a PlacedRow>,
+        as_of: UnixMillis,
     ) -> Option<Self> {
         rows.sort_unstable_by_key(|placed| Reverse(placed.position));
+        let known = |placed: &&&PlacedRow| placed.position.page.ms <= as_of.0;
         if let Some(head) = record {
             let place = || Position::at(head.last_at.unwrap_or(head.created_at));
+            let newest = rows.iter().find(known).or(rows.first());
             return Some(Self {
                 delivery,
-                position: rows.first().map_or_else(place, |newest| newest.position),
+                position: newest.map_or_else(place, |newest| newest.position),
                 status: head.status(),
                 event_type: &head.event_type,
                 created_at: head.created_at,
@@ -164,9 +168,10 @@ impl<'a> DeliveryState<'a> {
             });
         }
         let decisive = rows.iter().copied().find(|placed| placed.row.is_final())?;
+        let placed = if known(&&decisive) { decisive } else { rows.iter().find(known).unwrap_or(&decisive) };
         Some(Self {
             delivery,
-            position: decisive.position,
+            position: placed.position,
             status: decisive.row.status,
             event_type: &decisive.row.event_type,
             created_at: decisive.row.created_at,
@@ -206,6 +211,7 @@ fn last_attempt_at(decisive: &LogRow, rows: &[&PlacedRow]) -> Option<UnixMillis>
 pub fn merge<'a>(
     rows: &'a [PlacedRow],
     records: &'a HashMap<DeliveryId, RecordHead>,
+    as_of: UnixMillis,
 ) -> Vec<DeliveryState<'a>> {
     let mut rows_of: HashMap<DeliveryId, Vec<&'a PlacedRow>> = HashMap::with_capacity(rows.len());
     for placed in rows {
@@ -215,7 +221,7 @@ pub fn merge<'a>(
     let mut states: Vec<DeliveryState<'a>> = rows_of
         .into_iter()
         .chain(without_rows.into_iter().map(|id| (id, Vec::new())))
-        .filter_map(|(id, rows)| DeliveryState::new(id, records.get(&id), rows))
+        .filter_map(|(id, rows)| DeliveryState::new(id, records.get(&id), rows, as_of))
         .collect();
     states.sort_unstable_by_key(DeliveryState::order);
     states
@@ -227,6 +233,8 @@ mod tests {
     use crate::domain::delivery::{DeliveryRecord, FailReason, RecordBody, Tried};
     use crate::domain::ids::{ConfigId, ConfigSequence, EventId, ShardNumber};
     use proptest::prelude::*;
+
+    const NOW: UnixMillis = UnixMillis(u64::MAX);
 
     /// What happened to one delivery: attempts that failed, then how it ended, and what is left of it.
     #[derive(Clone, Debug)]
@@ -356,7 +364,7 @@ mod tests {
             let rows = log_of(&lives, &order, evicted);
             let heads: HashMap<DeliveryId, RecordHead> =
                 lives.iter().enumerate().filter_map(|(n, life)| Some((id(n), life.head()?))).collect();
-            let states = merge(&rows, &heads);
+            let states = merge(&rows, &heads, NOW);
 
             prop_assert!(states.is_sorted_by_key(DeliveryState::order));
             for (n, life) in lives.iter().enumerate() {
@@ -385,7 +393,7 @@ mod tests {
         let life = Life { failures: 1, end: Ending::Waits, twice: false, record_evicted: false };
         let heads = HashMap::from([(id(0), life.head().unwrap())]);
         let rows = [placed];
-        let states = merge(&rows, &heads);
+        let states = merge(&rows, &heads, NOW);
         assert_eq!(states.len(), 1);
         assert_eq!(states[0].status, Status::Retrying);
         assert_eq!(states[0].position, rows[0].position);

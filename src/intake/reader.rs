@@ -284,6 +284,9 @@ impl Intake {
                 let snapshot = self.parts.snapshot.load_full();
                 let routed = route(&event, &snapshot);
                 self.parts.metrics.deliveries_skipped.increment(routed.inactive.len() as u64);
+                for target in &routed.inactive {
+                    self.parts.settler.skipped(self.parts.keys.shard, target.config.id);
+                }
                 self.deliver(consumer, &event, &routed.active).await;
                 Ok(())
             }

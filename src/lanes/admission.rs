@@ -244,7 +244,7 @@ impl Lanes {
 
     /// Whether the lane may hold one more in memory: the wait is short or unknown, and its share of the credit
     /// (all of it while nobody else waits) is not used up. What is for an endpoint that hangs may wait too while
-    /// there is plenty: the sweep parks it with others, where one at a time costs Redis a script each.
+    /// there is plenty: one that hangs for half a second only then costs no write to Redis.
     fn may_queue(&self, lane: &Lane) -> bool {
         if self.is_short()
             && (lane.hangs(&self.parts.permits)
@@ -263,6 +263,7 @@ impl Lanes {
 
     pub(super) fn park(&self, lane: &Lane, number: u64, job: &Rc<Job>) {
         let elsewhere = lane.permits.is_held_elsewhere();
+        let others_wait = lane.permits.has_backlog(None);
         // Permits wait for a backlog only where a scheduler comes for them.
         if self.parts.settings.process.roles.retry && !elsewhere {
             lane.permits.note_parked();
@@ -270,7 +271,15 @@ impl Lanes {
         let next_look = lane.permits.gate.next_look(std::time::Instant::now());
         // Those who hold the limit may take it at once.
         let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
-        self.parts.settler.park(job, Duration::ZERO, look);
+        // A little later is soon enough where nobody looks sooner, and behind others that wait.
+        if look >= FULL_LOOK || others_wait && !elsewhere {
+            self.parts.settler.park_in_company(job, look);
+            if self.is_short() {
+                self.parts.settler.hurry();
+            }
+        } else {
+            self.parts.settler.park(job, Duration::ZERO, look);
+        }
         self.close(number);
     }
 

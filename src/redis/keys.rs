@@ -172,6 +172,18 @@ impl ShardKeys {
         format!("{}size:{config}", self.prefix)
     }
 
+    /// hash with expiry: what the config's deliveries came to in that hour since the epoch
+    #[must_use]
+    pub fn stats(&self, config: ConfigId, hour: u64) -> String {
+        format!("{}stats:{config}:{hour}", self.prefix)
+    }
+
+    /// hash with expiry: the same of ten minutes of it, 0 to 5
+    #[must_use]
+    pub fn recent_stats(&self, config: ConfigId, hour: u64, ten_minutes: u64) -> String {
+        format!("{}stats:{config}:{hour}:{ten_minutes}", self.prefix)
+    }
+
     /// zset, score = failed at in ms: failed deliveries that can be retried by hand
     #[must_use]
     pub fn failed(&self, config: ConfigId) -> String {

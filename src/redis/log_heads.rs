@@ -15,6 +15,15 @@ use crate::domain::log_merge::PlacedRow;
 /// Records whose heads one question reads: the failed set of one config at its default cap, 2 MiB.
 const RECORDS_MAX: usize = 10_000;
 
+/// Whose heads are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// Of queued and of failed deliveries.
+    All,
+    /// Of queued ones.
+    Queued,
+}
+
 /// Heads of records.
 pub(super) struct Heads {
     /// By config.
@@ -28,14 +37,18 @@ pub(super) struct Heads {
 // === impl Heads ===
 
 impl Heads {
-    /// Reads the heads of queued and failed deliveries, each set's fair share of [`RECORDS_MAX`].
+    /// Reads the heads of queued (and failed) deliveries, each set's fair share of [`RECORDS_MAX`].
     pub(super) async fn read(
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         configs: usize,
+        whose: Whose,
     ) -> Result<Self> {
         let plain: Vec<LogSource<'_>> = sources.iter().map(|(_, source)| *source).collect();
         let mut counts = delivery_read::count_records(connection, &plain).await?;
+        if whose == Whose::Queued {
+            counts.iter_mut().for_each(|counts| counts.failed = 0);
+        }
         let truncated = share_out(&mut counts, RECORDS_MAX);
         let asked: Vec<(LogSource<'_>, RecordCounts)> = plain.into_iter().zip(counts).collect();
         let members = delivery_read::members(connection, &asked).await?;

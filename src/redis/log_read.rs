@@ -8,6 +8,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::{During, Result};
 use super::delivery_read::{LogSource, in_slices};
+use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
 use crate::domain::log::{LogPage, PageKey, PayloadPage};
 
@@ -78,7 +79,7 @@ pub(super) async fn pages(
 pub(super) async fn oldest_pages(
     connection: &mut MultiplexedConnection,
     sources: &[LogSource<'_>],
-) -> Result<Vec<ReadPage>> {
+) -> Result<Vec<Option<ReadPage>>> {
     let commands = sources.iter().map(|source| {
         let mut command = redis::cmd("XRANGE");
         command.arg(source.keys.log(source.config.id())).arg("-").arg("+").arg("COUNT").arg(1);
@@ -86,7 +87,27 @@ pub(super) async fn oldest_pages(
     });
     let replies: Vec<Value> =
         in_slices(connection, "reading the oldest log page", commands.collect()).await?;
-    Ok(replies.into_iter().flat_map(|reply| entries(reply).map(log_page).take(1)).collect())
+    Ok(replies.into_iter().map(|reply| entries(reply).map(log_page).next()).collect())
+}
+
+/// The first pages of each log that were written after a moment (`XRANGE`), at most `count` of each.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn pages_after(
+    connection: &mut MultiplexedConnection,
+    sources: &[LogSource<'_>],
+    after: UnixMillis,
+    count: usize,
+) -> Result<Vec<Vec<ReadPage>>> {
+    let commands = sources.iter().map(|source| {
+        let mut command = redis::cmd("XRANGE");
+        let key = source.keys.log(source.config.id());
+        command.arg(key).arg(after.0.saturating_add(1)).arg("+").arg("COUNT").arg(count);
+        command
+    });
+    let replies: Vec<Value> = in_slices(connection, "reading newer log pages", commands.collect()).await?;
+    Ok(replies.into_iter().map(|reply| entries(reply).map(log_page).collect()).collect())
 }
 
 /// The payload that an attempt sent: its payload page was written just before its log page and carries the
@@ -132,6 +153,21 @@ pub(super) async fn payload_at(
 /// The pages among the entries of a stream.
 pub(super) fn pages_of(entries_read: Value) -> Vec<ReadPage> {
     entries(entries_read).map(log_page).collect()
+}
+
+/// The newest payload pages of a log, at most `count`; those that cannot be understood are left out.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn payload_pages(
+    connection: &mut MultiplexedConnection,
+    source: LogSource<'_>,
+    count: usize,
+) -> Result<Vec<PayloadPage>> {
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(source.keys.bodies(source.config.id())).arg("+").arg("-").arg("COUNT").arg(count);
+    let reply: Value = command.query_async(connection).await.during("reading payload pages")?;
+    Ok(entries(reply).filter_map(|(_, packed)| PayloadPage::decode(&packed).ok()).collect())
 }
 
 fn log_page((id, packed): (StreamId, Vec<u8>)) -> ReadPage {

@@ -97,6 +97,21 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Begins at this page, not at the newest, with a round of `pages` or one of each log.
+    pub(super) fn begin_at(mut self, page: StreamId, pages: usize) -> Self {
+        let above = StreamId { ms: page.ms, seq: page.seq.saturating_add(1) };
+        for source in &mut self.sources {
+            source.below = Some(above);
+        }
+        self.round_pages = pages.max(1);
+        self
+    }
+
+    /// Whether a budget is spent.
+    pub(super) const fn has_spent(&self, budget: Budget) -> bool {
+        self.rows_read >= budget.rows || self.bytes_read >= budget.bytes
+    }
+
     /// Whether every log was read as far as the query needs.
     pub(super) fn is_complete(&self) -> bool {
         self.sources.iter().all(|source| source.end != End::Open)
@@ -119,24 +134,35 @@ impl<'a> Scan<'a> {
         connection: &mut MultiplexedConnection,
         budget: Budget,
     ) -> Result<()> {
-        while self.rows_read < budget.rows && self.bytes_read < budget.bytes {
-            let chosen = self.open_sources();
-            if chosen.is_empty() {
-                return Ok(());
-            }
-            let count = (self.affordable_pages(budget) / chosen.len()).max(1);
-            let requests: Vec<PageRequest<'a>> = chosen
-                .iter()
-                .map(|index| &self.sources[*index])
-                .map(|scanned| PageRequest { source: scanned.source, below: scanned.below, count })
-                .collect();
-            let replies = log_read::pages(connection, &requests).await?;
-            for (index, pages) in chosen.into_iter().zip(replies) {
-                self.take(index, pages, count);
-            }
-            self.round_pages = (self.round_pages * 2).min(ROUND_PAGES_MAX);
-        }
+        while !self.has_spent(budget) && self.read_round(connection, budget).await? {}
         Ok(())
+    }
+
+    /// Reads one round; false when nothing is left to read.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn read_round(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        budget: Budget,
+    ) -> Result<bool> {
+        let chosen = self.open_sources();
+        if chosen.is_empty() {
+            return Ok(false);
+        }
+        let count = (self.affordable_pages(budget) / chosen.len()).max(1);
+        let requests: Vec<PageRequest<'a>> = chosen
+            .iter()
+            .map(|index| &self.sources[*index])
+            .map(|scanned| PageRequest { source: scanned.source, below: scanned.below, count })
+            .collect();
+        let replies = log_read::pages(connection, &requests).await?;
+        for (index, pages) in chosen.into_iter().zip(replies) {
+            self.take(index, pages, count);
+        }
+        self.round_pages = (self.round_pages * 2).min(ROUND_PAGES_MAX);
+        Ok(true)
     }
 
     /// When the oldest row was made that the logs still hold.
@@ -150,7 +176,7 @@ impl<'a> Scan<'a> {
         let unread = self.sources.iter().filter(|source| source.end != End::Reached);
         let unread: Vec<LogSource<'a>> = unread.map(|source| source.source).collect();
         let pages = log_read::oldest_pages(connection, &unread).await?;
-        Ok(pages.iter().map(oldest_of).chain(self.oldest).min())
+        Ok(pages.iter().flatten().map(oldest_of).chain(self.oldest).min())
     }
 
     /// The logs that are not read to their end, those with the newest unread pages first, as many as a round
@@ -220,7 +246,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn oldest_of(read: &ReadPage) -> UnixMillis {
+/// When the oldest row of a page was made.
+pub(super) fn oldest_of(read: &ReadPage) -> UnixMillis {
     let rows = read.page.iter().flat_map(|page| &page.rows);
     rows.map(|row| row.at).min().unwrap_or(UnixMillis(read.id.ms))
 }

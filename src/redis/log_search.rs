@@ -1,35 +1,34 @@
 //! The log's two questions: which deliveries match, newest first, and everything about one of them.
 //!
 //! Records are read before rows, so a delivery that ends in between is found in its final row. A question
-//! reads a bounded amount; where the bound is hit, the count is a floor and says so.
+//! reads a bounded amount; where the bound is hit, the count is a floor and says so. The first page of a question
+//! counts what matches; later ones (`log_page`) begin at their cursor and read no more than they show.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Semaphore;
 
-use super::connection::{Cause, Redis, RedisError, Result};
+use super::connection::{Cause, During, Redis, RedisError, Result};
 use super::delivery_read::{self, LogSource};
 use super::keys::ShardKeys;
-use super::log_heads::Heads;
+use super::log_heads::{Heads, Whose};
 use super::log_read::{self, PayloadPlace};
 use super::log_scan::{Budget, Scan};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::{DeliveryRecord, RecordHead};
 use crate::domain::ids::DeliveryId;
 use crate::domain::log::Status;
+use crate::domain::log_cursor::{LogCursor, Place};
 use crate::domain::log_merge::{self, DeliveryState, LogFilter, PlacedRow};
 use crate::domain::log_view::DeliveryView;
 use crate::domain::owned_config::OwnedConfig;
 
-/// What is read of the logs of several configs so that their deliveries are counted: one full log's worth at
-/// the default caps (10,000 rows, 8 MiB) and what a trim lags behind. A first page needs far less.
-const COUNT_BUDGET: Budget = Budget { rows: 16_384, bytes: 10 * MIB };
-
 /// What is read while the asked-for deliveries are not all found, or to count one config's: six full logs'
 /// worth by rows, about 11 ms of Redis in slices of a few.
-const SEARCH_BUDGET: Budget = Budget { rows: 65_536, bytes: 24 * MIB };
+pub(super) const SEARCH_BUDGET: Budget = Budget { rows: 65_536, bytes: 24 * MIB };
 
 /// What is read for the rows of one delivery, which keeps nothing else in memory: above every sensible cap.
 const ONE_DELIVERY_BUDGET: Budget = Budget { rows: 262_144, bytes: 128 * MIB };
@@ -44,7 +43,7 @@ const QUESTIONS_MAX: usize = 4;
 /// the same bytes, and each look can read 64 payload pages.
 const PAYLOAD_LOOKS_MAX: usize = 4;
 
-const MIB: usize = 1024 * 1024;
+pub(super) const MIB: usize = 1024 * 1024;
 
 static QUESTIONS: Semaphore = Semaphore::const_new(QUESTIONS_MAX);
 
@@ -57,6 +56,10 @@ pub struct LogQuery {
     pub skip: usize,
     /// Most deliveries to answer.
     pub limit: usize,
+    /// Where to go on, of an answer to the same question.
+    pub cursor: Option<LogCursor>,
+    /// The question's fingerprint ([`crate::domain::log_cursor::question`]), for cursors.
+    pub question: u64,
 }
 
 /// The answer to a [`LogQuery`].
@@ -72,6 +75,20 @@ pub struct LogAnswer {
     pub oldest_at: Option<UnixMillis>,
     /// Pages, records and members that could not be understood.
     pub unreadable: usize,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<LogCursor>,
+}
+
+/// A question under way.
+pub(super) struct Asked<'a> {
+    pub(super) shards: &'a [ShardKeys],
+    pub(super) configs: &'a [OwnedConfig],
+    pub(super) sources: Vec<(usize, LogSource<'a>)>,
+    pub(super) query: &'a LogQuery,
+    /// Whether there are more logs than one question reads.
+    pub(super) left_out: bool,
+    /// Rows of this millisecond and before are all written: what a walk that begins now is about.
+    pub(super) as_of: UnixMillis,
 }
 
 /// Everything about one delivery.
@@ -83,6 +100,10 @@ pub struct DeliveryDetail {
     pub payload: Option<Bytes>,
     /// Whether the delivery has a record: it waits, or failed and its record is still kept.
     pub recorded: bool,
+    /// The URL of each attempt whose row is still there.
+    pub urls: HashMap<u32, Arc<str>>,
+    /// The event's `traceparent`, while the delivery has a record.
+    pub traceparent: Option<Arc<str>>,
 }
 
 /// Finds the deliveries of `configs` (all of one organisation) that match.
@@ -99,35 +120,26 @@ pub async fn find_deliveries(
     let mut sources = sources_of(shards, configs);
     let left_out = sources.len() > SOURCES_MAX;
     sources.truncate(SOURCES_MAX);
-    let mut heads = Heads::read(&mut connection, &sources, configs.len()).await?;
-    let mut scan = Scan::new(&sources, query.filter.since, None);
-    let from_queues = matches!(query.filter.status, Some(Status::Pending | Status::Retrying));
-    let with_pages = !from_queues || heads.truncated;
-    let mut budgets =
-        if configs.len() == 1 { vec![SEARCH_BUDGET] } else { vec![SEARCH_BUDGET, COUNT_BUDGET] };
-    let found = loop {
-        let Some(budget) = budgets.pop().filter(|_| with_pages) else {
-            break matching(&scan.rows, &heads.of, &query.filter);
-        };
-        scan.read(&mut connection, budget).await?;
-        heads.add_unread(&mut connection, &sources, &scan.rows).await?;
-        let found = matching(&scan.rows, &heads.of, &query.filter);
-        let frontier = scan.frontier();
-        let settled = found.partition_point(|(_, state)| state.position >= frontier);
-        if budgets.is_empty() || scan.is_complete() || settled >= query.skip + query.limit {
-            break found;
+    let as_of = match query.cursor {
+        Some(cursor) => cursor.as_of,
+        None => {
+            let (seconds, micros): (u64, u64) =
+                redis::cmd("TIME").query_async(&mut *connection).await.during("reading the log")?;
+            UnixMillis((seconds * 1_000 + micros / 1_000).saturating_sub(1))
         }
     };
-    let page: Vec<&(usize, DeliveryState<'_>)> = found.iter().skip(query.skip).take(query.limit).collect();
-    let deliveries = views(&mut connection, shards, configs, &page, &query.filter).await?;
-    let unreadable = scan.unreadable + heads.unreadable;
-    Ok(LogAnswer {
-        total: found.len(),
-        total_is_floor: left_out || heads.truncated || unreadable > 0 || (with_pages && !scan.is_complete()),
-        deliveries,
-        oldest_at: scan.oldest_row(&mut connection).await?,
-        unreadable,
-    })
+    let asked = Asked { shards, configs, sources, query, left_out, as_of };
+    match (query.cursor.map(|cursor| cursor.place), query.filter.status) {
+        (Some(Place::Rows(position, id)), _) => asked.later_page(&mut connection, (position, id)).await,
+        (Some(Place::Waiting(at, id)), _) => asked.waiting(&mut connection, Some((at, id))).await,
+        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, Some((at, id))).await,
+        (None, Some(Status::Failed)) => asked.failed(&mut connection, None).await,
+        (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, None).await,
+        (None, _) => {
+            let heads = Heads::read(&mut connection, &asked.sources, configs.len(), Whose::All).await?;
+            asked.first_page(&mut connection, heads).await
+        }
+    }
 }
 
 /// Finds one delivery of `config`, with its payload and every attempt; `None` when the log does not know it.
@@ -149,14 +161,21 @@ pub async fn find_delivery(
         record = record_of(&mut connection, source, id).await?;
     }
     let head = record.as_ref().map(DeliveryRecord::head);
-    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect()) else { return Ok(None) };
+    let Some(state) = DeliveryState::new(id, head.as_ref(), rows.iter().collect(), UnixMillis(u64::MAX))
+    else {
+        return Ok(None);
+    };
     let view = DeliveryView::new(config, &state, record.as_ref());
     // A config that does not log payloads shows none, also not of what still waits or was logged before.
     let payload = match config.logs_payloads() {
         true => payload_among(&mut connection, source, id, record.as_ref(), &rows).await?,
         false => None,
     };
-    Ok(Some(DeliveryDetail { view, payload, recorded: record.is_some() }))
+    let attempts = rows.iter().map(|placed| &placed.row).filter(|row| row.is_attempt());
+    let urls = attempts.map(|row| (row.attempt, Arc::clone(&row.url))).collect();
+    let recorded = record.is_some();
+    let traceparent = record.and_then(|record| record.traceparent);
+    Ok(Some(DeliveryDetail { view, payload, recorded, urls, traceparent }))
 }
 
 /// Waits for a turn, no longer than for an answer of Redis: what waits holds a place of the admin API.
@@ -179,17 +198,18 @@ fn source_of<'a>(shards: &'a [ShardKeys], config: &'a OwnedConfig, id: DeliveryI
 }
 
 /// Every delivery that matches, of all configs, newest first, with the index of its config.
-fn matching<'a>(
+pub(super) fn matching<'a>(
     rows: &'a [Vec<PlacedRow>],
     heads: &'a [HashMap<DeliveryId, RecordHead>],
     filter: &LogFilter,
+    as_of: UnixMillis,
 ) -> Vec<(usize, DeliveryState<'a>)> {
     let mut found: Vec<(usize, DeliveryState<'a>)> = rows
         .iter()
         .zip(heads)
         .enumerate()
         .flat_map(|(config, (rows, heads))| {
-            log_merge::merge(rows, heads).into_iter().map(move |state| (config, state))
+            log_merge::merge(rows, heads, as_of).into_iter().map(move |state| (config, state))
         })
         .filter(|(_, state)| filter.wants_state(state))
         .collect();
@@ -199,7 +219,7 @@ fn matching<'a>(
 
 /// The views of a page of states. A record that changed meanwhile shows as it is now, unless it no longer
 /// matches.
-async fn views(
+pub(super) async fn views(
     connection: &mut MultiplexedConnection,
     shards: &[ShardKeys],
     configs: &[OwnedConfig],

@@ -91,6 +91,8 @@ scripts! {
     TAKE_REJECTED = "take_rejected" <3, 1>;
     /// Keeps a config's log within its caps.
     TRIM_LOG = "trim_log" <3, 7>;
+    /// Adds to a config's stats.
+    ADD_STATS = "add_stats" <2, 5>;
     /// Drops failed deliveries past their caps.
     EVICT_FAILED = "evict_failed" <2, 1>;
     /// Compare-and-set of a batch of configs.

@@ -33,6 +33,10 @@ const VISITS_MAX: usize = 64;
 /// Configs that other replicas serve, passed over in one round.
 const PASSED_MAX: usize = 4_096;
 
+/// Nothing is claimed for so long after Redis was away: by its clock claims have ended meanwhile, and their holders,
+/// who still have what the attempts came to, write that first. Twice a settler's longest pause between two tries.
+const AFTER_ABSENCE: Duration = Duration::from_secs(3);
+
 /// First and longest pause after an error.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -111,8 +115,17 @@ impl Scheduler {
     /// Claims until `stop`; no error ends it.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
+        let mut was_away = false;
         while !*stop.borrow() {
-            let sleep = match self.run_once().await {
+            let round = if was_away { self.look_only().await } else { self.run_once().await };
+            let sleep = match round {
+                Ok(sleep) if std::mem::take(&mut was_away) => {
+                    pause = PAUSE_MIN;
+                    tokio::select! {
+                        () = tokio::time::sleep(sleep) => continue,
+                        _ = stop.wait_for(|stop| *stop) => return,
+                    }
+                }
                 Ok(sleep) => {
                     pause = PAUSE_MIN;
                     if self.parts.lanes.has_backlog_ready(self.parts.keys.shard) {
@@ -122,6 +135,7 @@ impl Scheduler {
                     sleep
                 }
                 Err(error) => {
+                    was_away |= error.is_connection();
                     metrics::redis_error(error.operation);
                     tracing::warn!(%error, "looking for due deliveries failed; trying again");
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -136,6 +150,13 @@ impl Scheduler {
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         }
+    }
+
+    /// Sees whether Redis answers again; answers how long to wait until something may be claimed.
+    async fn look_only(&self) -> Result<Duration> {
+        let page = DuePage { now: self.parts.clock.now(), skip: 0, max: 1 };
+        deliveries::due_configs(&self.parts.link, &self.parts.keys, page).await?;
+        Ok(AFTER_ABSENCE)
     }
 
     /// One round: the backlogs for which permits wait, the configs that changed, and what is due. Answers how

@@ -57,12 +57,14 @@ impl Settler {
     /// wait, which go at once.
     async fn gathered(&self) {
         self.take_back();
+        self.take_company();
         while self.queue.borrow().is_empty() && self.acks.borrow().is_empty() {
-            match self.next_back() {
+            match self.next_back().into_iter().chain(self.next_company()).min() {
                 None => self.wake.notified().await,
                 Some(until) => {
                     let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
                     self.take_back();
+                    self.take_company();
                 }
             }
         }
@@ -253,6 +255,11 @@ impl Settler {
             Step::Fail { .. } => {
                 if let Some(reason) = reason {
                     self.parts.metrics.failed(*reason).increment(1);
+                    let place = usize::from(reason.code() - 1);
+                    let id = entry.job.delivery.id;
+                    self.counting.count(id.event().shard(), entry.job.delivery.config, |counts| {
+                        counts.failed[place] += 1
+                    });
                 }
             }
             Step::Queue { look, .. } => self.announce(entry.job.delivery.id.event().shard(), *look),
@@ -263,6 +270,8 @@ impl Settler {
     fn count_delivered(&self, entry: &Entry) {
         let metrics = &self.parts.metrics;
         metrics.delivered.increment(1);
+        let delivery = &entry.job.delivery;
+        self.counting.count(delivery.id.event().shard(), delivery.config, |counts| counts.delivered += 1);
         if let Some(row) = &entry.row {
             let waited = row.at.since(row.created_at).as_secs_f64() + f64::from(row.took_ms) / 1_000.0;
             metrics.delivery_seconds.record(waited);

@@ -11,6 +11,8 @@
 //! error, so an acknowledgement never travels beside a write that it depends on.
 
 mod aside;
+mod company;
+mod counted;
 mod credit;
 mod entry;
 mod flush;

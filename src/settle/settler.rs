@@ -11,6 +11,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::company::Company;
+use super::counted::Counting;
 use super::entry::{Action, Entry, Unsettled};
 use super::job::{Attempted, Consumer, Hold, Job, Ticket};
 use super::verdict::{Verdict, judge};
@@ -62,6 +64,8 @@ pub struct Settler {
     pub(super) queue: RefCell<VecDeque<Entry>>,
     /// Entries that Redis refused, each until it is tried again.
     pub(super) aside: RefCell<Vec<(Instant, Entry)>>,
+    /// What is to be parked and waits for others.
+    pub(super) company: RefCell<Company<Entry>>,
     outcomes: Rc<Cell<usize>>,
     /// Events whose acknowledgement is not answered yet.
     pub(super) acking: Cell<usize>,
@@ -71,6 +75,8 @@ pub struct Settler {
     pub(super) held: RefCell<HashSet<EventId>>,
     pub(super) wake: Notify,
     pub(super) chores: RefCell<Chores>,
+    /// What the deliveries of each config came to since that was last taken.
+    pub(super) counting: Counting,
     /// A flush is under way: what it took from the queue and from the acknowledgements is not written yet.
     pub(super) flushing: Cell<bool>,
     /// The store is full: log pages go through the script, which it still takes.
@@ -103,6 +109,7 @@ impl Settler {
             parts,
             queue: RefCell::default(),
             aside: RefCell::default(),
+            company: RefCell::default(),
             outcomes: Rc::default(),
             acking: Cell::new(0),
             held_back: Cell::new(false),
@@ -110,6 +117,7 @@ impl Settler {
             held: RefCell::default(),
             wake: Notify::new(),
             chores: RefCell::default(),
+            counting: Counting::default(),
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
@@ -154,6 +162,11 @@ impl Settler {
         if job.settling.get() {
             return;
         }
+        let outcome = attempted.result.outcome_with(attempted.retry.retry_on);
+        let shard = job.delivery.id.event().shard();
+        self.counting.count(shard, job.delivery.config, |counts| {
+            counts.attempt(attempted.at, outcome, &attempted.result);
+        });
         let mut hold = job.hold.borrow_mut();
         match &mut *hold {
             Hold::HandingOff(waiting) => *waiting = Some(Box::new(attempted)),
@@ -172,6 +185,15 @@ impl Settler {
     /// Parks a delivery: it waits in Redis, no attempt is made by that. It is due after `delay`; its config is
     /// looked at after `look`.
     pub fn park(&self, job: &Rc<Job>, delay: Duration, look: Duration) {
+        self.push(self.parking(job, delay, look));
+    }
+
+    /// As [`Self::park`], due at once; but it may wait a little for others of its config.
+    pub fn park_in_company(&self, job: &Rc<Job>, look: Duration) {
+        self.gather(self.parking(job, Duration::ZERO, look));
+    }
+
+    fn parking(&self, job: &Rc<Job>, delay: Duration, look: Duration) -> Entry {
         self.parts.metrics.parked.increment(1);
         let row = matches!(*job.hold.borrow(), Hold::Event).then(|| {
             let status = if job.delivery.tried.attempts == 0 { Status::Pending } else { Status::Retrying };
@@ -182,7 +204,7 @@ impl Settler {
         let record =
             DeliveryRecord::of(&job.delivery, job.delivery.tried.clone(), Standing::Waiting).encode();
         let step = Step::Queue { delay, look, record, apart: self.apart(job) };
-        self.push(Entry::new(Rc::clone(job), Action::Step(step, None), row));
+        Entry::new(Rc::clone(job), Action::Step(step, None), row)
     }
 
     /// Ends a delivery as failed without an attempt.
@@ -220,7 +242,9 @@ impl Settler {
             || !self.acks.borrow().is_empty()
             || !self.queue.borrow().is_empty()
             || !self.aside.borrow().is_empty()
+            || !self.company.borrow().is_empty()
         {
+            self.hurry();
             self.quiet.notified().await;
         }
     }

@@ -15,6 +15,7 @@ use crate::redis::connection::{Link, Result};
 use crate::redis::failed;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::{self, Written};
+use crate::redis::stats::{self, Counted};
 use crate::settings::Settings;
 use crate::settle::Settler;
 
@@ -24,6 +25,9 @@ const TELL_ROWS: u64 = 256;
 const TELL_BYTES: u64 = 256 * 1024;
 /// ... or this long after the first row.
 const TELL_AFTER: Duration = Duration::from_secs(60);
+
+/// What was counted for the configs' stats is told this often.
+const STATS_EVERY: Duration = Duration::from_secs(5);
 
 /// Does one worker's chores.
 pub struct ChoreRunner {
@@ -36,6 +40,8 @@ pub struct ChoreRunner {
     written: HashMap<(ShardNumber, ConfigId), (Written, Instant)>,
     gone: Vec<(ConfigId, u64)>,
     failed_over: HashSet<(ShardNumber, ConfigId)>,
+    counted: Counted,
+    stats_told: Instant,
 }
 
 // === impl ChoreRunner ===
@@ -51,8 +57,19 @@ impl ChoreRunner {
         settings: Arc<Settings>,
         metrics: WalkMetrics,
     ) -> Self {
-        let (written, gone, failed_over) = (HashMap::new(), Vec::new(), HashSet::new());
-        Self { link, shards, settler, clock, settings, metrics, written, gone, failed_over }
+        Self {
+            link,
+            shards,
+            settler,
+            clock,
+            settings,
+            metrics,
+            written: HashMap::new(),
+            gone: Vec::new(),
+            failed_over: HashSet::new(),
+            counted: Counted::new(),
+            stats_told: Instant::now(),
+        }
     }
 
     /// Does what has come up; what fails is kept and tried again at the next call. `all` also tells the sizes of
@@ -74,7 +91,20 @@ impl ChoreRunner {
         let disabled = self.disable_gone().await;
         let shortened = self.shorten_all_failed().await;
         let trimmed = self.trim_logs(all).await;
-        disabled.and(shortened).and(trimmed)
+        let told = self.tell_stats(all).await;
+        disabled.and(shortened).and(trimmed).and(told)
+    }
+
+    async fn tell_stats(&mut self, all: bool) -> Result<()> {
+        if !all && self.stats_told.elapsed() < STATS_EVERY {
+            return Ok(());
+        }
+        self.stats_told = Instant::now();
+        // Taken here and not with the other chores: until then each count is one addition where it is made.
+        if self.counted.is_empty() {
+            self.counted = self.settler.take_counted();
+        }
+        stats::add(&self.link, &self.shards, &mut self.counted, self.clock.now()).await
     }
 
     async fn shorten_all_failed(&mut self) -> Result<()> {

@@ -76,7 +76,7 @@ impl World {
             created_at: UnixMillis(5),
             attempt_log: Vec::new(),
         };
-        DeliveryDetail { view, payload: Some(body(len)), recorded }
+        DeliveryDetail { view, payload: Some(body(len)), recorded, urls: [].into(), traceparent: None }
     }
 
     async fn retry(&self, seen: &DeliveryDetail) -> Retried {

@@ -15,7 +15,7 @@ use redis::Commands;
 use crate::script_world::{Walk, config, lines};
 
 /// A page of `rows` rows, each with a payload of `payload` bytes.
-fn page(rows: usize, payload: usize) -> PackedPage {
+pub fn page(rows: usize, payload: usize) -> PackedPage {
     let mut builder = PageBuilder::new(PageKey([3; 8]));
     for n in 0..rows {
         let row = LogRow {
@@ -40,7 +40,7 @@ fn page(rows: usize, payload: usize) -> PackedPage {
 }
 
 /// Writes pages as a flush does; what was written.
-async fn write(walk: &Walk, pages: &[&PackedPage]) -> Written {
+pub async fn write(walk: &Walk, pages: &[&PackedPage]) -> Written {
     let mut commands = redis::pipe();
     let mut written = Written::default();
     for page in pages {

@@ -72,6 +72,11 @@ impl Serve {
         serve
     }
 
+    /// The port of the admin API.
+    pub(crate) const fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -80,11 +85,6 @@ impl Serve {
     /// The admin API's address, as the command line takes it.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)
-    }
-
-    /// The admin API's port.
-    pub(crate) const fn admin_port(&self) -> u16 {
-        self.admin_port
     }
 
     /// Whether `/readyz` answers 200.

@@ -83,6 +83,46 @@ local function still_pending(event)
   return not pending.err and #pending == 1
 end
 
+-- What waits for the first time is read and checked for all, then written for all: the queue's sizes and the config's
+-- place in due are asked and set once a call, not once a delivery. Nothing of them is written before all are checked,
+-- so an error in between leaves none of them half written.
+local fresh, fresh_bytes, fresh_look = {}, 0, nil
+local taken = {}
+local queue_count, queue_bytes
+
+-- Notes a delivery that waits for the first time; answers as `settle` does.
+local function wait(id, key, body_key, record, body, delay, look, claimed)
+  if taken[id] then return 2, taken[id] end
+  queue_count = queue_count or redis.call('ZCARD', queue)
+  queue_bytes = queue_bytes or tonumber(redis.call('HGET', size, 'queueBytes') or '0')
+  local new_weight = weight(record)
+  if queue_count + #fresh >= tonumber(ARGV[5]) or queue_bytes + fresh_bytes + new_weight > tonumber(ARGV[6]) then
+    return 3, 0
+  end
+  local score = now + delay
+  fresh[#fresh + 1] = { id, key, body_key, record, body, score, claimed and now or score }
+  fresh_bytes = fresh_bytes + new_weight
+  fresh_look = math.min(fresh_look or look, look)
+  taken[id] = score
+  return 1, score
+end
+
+local function write_fresh()
+  if #fresh == 0 then return end
+  local members = {}
+  for i, one in ipairs(fresh) do
+    members[2 * i - 1], members[2 * i] = one[6], one[1]
+  end
+  redis.call('ZADD', queue, unpack(members))
+  redis.call('HINCRBY', size, 'queueBytes', fresh_bytes)
+  redis.call('ZADD', due, 'LT', now + fresh_look, ARGV[1])
+  for _, one in ipairs(fresh) do
+    local record = one[4]
+    redis.call('SET', one[2], string.sub(record, 1, 40) .. struct.pack('>I8', one[7]) .. string.sub(record, 49))
+    body_add(one[3], one[5])
+  end
+end
+
 local function settle(at, key, body_key)
   local id, proof, value, consumer = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local action, delay, look = ARGV[at + 4], tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
@@ -91,8 +131,10 @@ local function settle(at, key, body_key)
   if old and string.sub(old, 5, 16) ~= ARGV[2] then return 0, 0 end
   if not owned(proof, value, consumer, id) then return 0, 0 end
   if proof == 'p' and old then return 2, tonumber(redis.call('ZSCORE', queue, id) or '0') end
+  if proof == 'p' and action ~= 'f' and action ~= 'd' then
+    return wait(id, key, body_key, record, body, delay, look, action == 'h')
+  end
   if old and string.byte(old, 1) == 0 then old = nil end
-  local queued = proof == 'c'
   -- Subtracted from 0 below: Redis 7.0 writes a negated 0 as "-0" and then refuses it.
   local old_weight = old and weight(old) or 0
   if action == 'd' then
@@ -116,19 +158,13 @@ local function settle(at, key, body_key)
     redis.call('ZREM', queue, id)
     redis.call('ZADD', failed, now, id)
     redis.call('HINCRBY', size, 'failedBytes', new_weight)
-    if queued then redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight) end
+    if proof == 'c' then redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight) end
   else
-    if not queued then
-      local bytes = tonumber(redis.call('HGET', size, 'queueBytes') or '0')
-      if redis.call('ZCARD', queue) >= tonumber(ARGV[5]) or bytes + new_weight > tonumber(ARGV[6]) then
-        return 3, 0
-      end
-    end
     score = now + delay
     local next_attempt = action == 'h' and now or score
     record = string.sub(record, 1, 40) .. struct.pack('>I8', next_attempt) .. string.sub(record, 49)
     redis.call('ZADD', queue, score, id)
-    redis.call('HINCRBY', size, 'queueBytes', new_weight - (queued and old_weight or 0))
+    redis.call('HINCRBY', size, 'queueBytes', new_weight - old_weight)
     redis.call('ZADD', due, 'LT', now + look, ARGV[1])
   end
   redis.call('SET', key, record)
@@ -147,6 +183,7 @@ for i = 0, count - 1 do
   answer[#answer + 1] = status
   answer[#answer + 1] = score
 end
+write_fresh()
 -- An empty queue needs no look: its place in due may lie as far ahead as the last claim's end.
 if redis.call('ZCARD', queue) == 0 then
   redis.call('ZREM', due, ARGV[1])

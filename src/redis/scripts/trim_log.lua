@@ -22,26 +22,44 @@ local rows = redis.call('HINCRBY', KEYS[3], 'logRows', ARGV[1])
 local bytes = redis.call('HINCRBY', KEYS[3], 'logBytes', ARGV[2])
 local body_bytes = redis.call('HINCRBY', KEYS[3], 'bodyBytes', ARGV[3])
 
-local function oldest(key)
-  local entry = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-  if entry then redis.call('XDEL', key, entry[1]) end
-  return entry and entry[2][2]
+-- Drops the oldest pages while `over` says so, some at a time: reading and removing them one by one cost Redis four
+-- calls a page. `count` is told of each page that goes.
+local function drop(key, over, count)
+  local batch = 4
+  while over() and steps < 64 do
+    batch = math.min(batch * 2, 64 - steps)
+    -- One more, which stays: its id is the bound of the trim.
+    local pages = redis.call('XRANGE', key, '-', '+', 'COUNT', batch + 1)
+    local gone = 0
+    while over() and gone < batch and pages[gone + 1] do
+      gone = gone + 1
+      count(pages[gone][2][2])
+    end
+    if pages[gone + 1] then
+      redis.call('XTRIM', key, 'MINID', pages[gone + 1][1])
+    else
+      redis.call('XTRIM', key, 'MAXLEN', 0)
+      break
+    end
+    steps = steps + gone
+  end
 end
 
-while (rows > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5])) and steps < 64 do
-  steps = steps + 1
-  local page = oldest(KEYS[1])
-  if not page then break end
+local had_rows, had_bytes, had_body_bytes = rows, bytes, body_bytes
+drop(KEYS[1], function() return rows > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5]) end, function(page)
   local count = string.byte(page, 10) or 0
-  rows = redis.call('HINCRBY', KEYS[3], 'logRows', 0 - count)
-  bytes = redis.call('HINCRBY', KEYS[3], 'logBytes', 0 - #page)
-  dropped = dropped + count
+  rows, bytes, dropped = rows - count, bytes - #page, dropped + count
+end)
+drop(KEYS[2], function() return body_bytes > tonumber(ARGV[6]) end, function(page)
+  body_bytes = body_bytes - #page
+end)
+-- Subtracted as whole numbers: Redis 7.0 writes a negated 0 as "-0" and then refuses it.
+if rows < had_rows or bytes < had_bytes then
+  redis.call('HINCRBY', KEYS[3], 'logRows', 0 - (had_rows - rows))
+  redis.call('HINCRBY', KEYS[3], 'logBytes', 0 - (had_bytes - bytes))
 end
-while body_bytes > tonumber(ARGV[6]) and steps < 64 do
-  steps = steps + 1
-  local page = oldest(KEYS[2])
-  if not page then break end
-  body_bytes = redis.call('HINCRBY', KEYS[3], 'bodyBytes', 0 - #page)
+if body_bytes < had_body_bytes then
+  redis.call('HINCRBY', KEYS[3], 'bodyBytes', 0 - (had_body_bytes - body_bytes))
 end
 if redis.call('XLEN', KEYS[1]) == 0 then redis.call('HDEL', KEYS[3], 'logRows', 'logBytes') end
 if redis.call('XLEN', KEYS[2]) == 0 then redis.call('HDEL', KEYS[3], 'bodyBytes') end

@@ -1,0 +1,139 @@
+//! Full logs, written as the server writes them: mostly delivered at once, some after a retry, some failed.
+
+use bytes::Bytes;
+use postrider::domain::clock::UnixMillis;
+use postrider::domain::delivery::{
+    AttemptSummary, Delivery, DeliveryRecord, FailReason, LastAttempt, Standing, Tried,
+};
+use postrider::domain::ids::{ConfigId, ConfigSequence, EventId, ShardNumber, StreamId};
+use postrider::domain::log::{LogRow, PageBuilder, PageKey, Status};
+use postrider::domain::outcome::Outcome;
+use postrider::redis::keys::Keys;
+
+use crate::store::{EVENT, NAMESPACE, Store};
+use crate::{Args, Failure};
+
+/// Configs of one organisation.
+pub(crate) const CONFIGS_EACH: u32 = 100;
+
+/// The first sequence number, far from those of the configs that deliveries go to.
+const FIRST: u32 = 100_000;
+
+const URL: &str = "https://receiver.example/hooks/postrider";
+
+/// The organisation with this number.
+pub(crate) fn organisation(number: u32) -> String {
+    format!("org_logs_{number}")
+}
+
+/// Writes the configs and their logs; gives the configs' ids.
+pub(crate) fn fill(store: &Store, args: &Args) -> Result<Vec<String>, Failure> {
+    let mut connection = store.connection()?;
+    let control = Keys::new(NAMESPACE).ok_or("the namespace is not acceptable")?;
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query(&mut connection)?;
+    let first_ms = seconds * 1_000 - 3_600_000;
+    let mut ids = Vec::new();
+    for number in 0..args.configs {
+        let random = (u64::from(number) + 7).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        let id = ConfigId::new(random, ConfigSequence(FIRST + number));
+        let config = serde_json::json!({
+            "kind": "config", "id": id, "organisation": organisation(number / CONFIGS_EACH), "version": 1,
+            "url": URL, "events": ["log.filled"], "secret": "whsec_log_queries_0123456789abcdef",
+            "active": true, "maxRetries": 3, "headers": {}, "createdAt": 1, "updatedAt": 1,
+        });
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSET").arg(control.configs()).arg(id.to_string()).arg(config.to_string()).ignore();
+        write_log(&mut pipeline, store, args, id, first_ms)?;
+        pipeline.query::<()>(&mut connection)?;
+        ids.push(id.to_string());
+    }
+    Ok(ids)
+}
+
+fn write_log(
+    pipeline: &mut redis::Pipeline,
+    store: &Store,
+    args: &Args,
+    config: ConfigId,
+    first_ms: u64,
+) -> Result<(), Failure> {
+    let pages = args.rows.div_ceil(args.rows_per_page);
+    for page in 0..pages {
+        // Every log spans the same hour, so the newest pages of an organisation lie in all of them.
+        let ms = first_ms + u64::from(page) * 3_500_000 / u64::from(pages);
+        let mut builder = PageBuilder::new(PageKey(u64::from(page).to_be_bytes()));
+        for row in 0..args.rows_per_page {
+            let event = EventId::new(ShardNumber(0), StreamId { ms: ms - 20, seq: u64::from(row) })?;
+            let row = row_of(event, config, ms, page * args.rows_per_page + row);
+            if row.status == Status::Failed {
+                write_record(pipeline, store, config, &row);
+            }
+            builder.push(&row, None);
+        }
+        let packed = builder.finish().ok_or("an empty page")?;
+        pipeline
+            .cmd("XADD")
+            .arg(store.keys.log(config))
+            .arg(format!("{ms}-*"))
+            .arg("p")
+            .arg(packed.log)
+            .ignore();
+    }
+    Ok(())
+}
+
+/// One of 20 has failed, one of 50 was delivered by its first retry.
+fn row_of(event: EventId, config: ConfigId, ms: u64, number: u32) -> LogRow {
+    let (status, attempt, answer) = match number {
+        n if n.is_multiple_of(20) => (Status::Failed, 4, 503),
+        n if n.is_multiple_of(50) => (Status::Delivered, 2, 200),
+        _ => (Status::Delivered, 1, 200),
+    };
+    let summary = |attempt| AttemptSummary {
+        attempt,
+        at: UnixMillis(ms - 10),
+        took_ms: 9,
+        status: Some(503),
+        outcome: Outcome::Retryable,
+    };
+    LogRow {
+        delivery: event.delivery(config.sequence()),
+        event_type: EVENT.into(),
+        url: URL.into(),
+        status,
+        attempt,
+        at: UnixMillis(ms - 10),
+        created_at: UnixMillis(ms - 20),
+        next_attempt_at: None,
+        response_status: Some(answer),
+        excerpt: Bytes::from_static(b"{\"ok\":true}"),
+        error: None,
+        reason: (status == Status::Failed).then_some(FailReason::Exhausted),
+        took_ms: 9,
+        history: if attempt > 1 { (1..=attempt).map(summary).collect() } else { Vec::new() },
+    }
+}
+
+fn write_record(pipeline: &mut redis::Pipeline, store: &Store, config: ConfigId, row: &LogRow) {
+    let last = LastAttempt {
+        at: row.at,
+        url: row.url.clone(),
+        status: row.response_status,
+        excerpt: row.excerpt.clone(),
+        error: None,
+    };
+    let tried = Tried { attempts: row.attempt, by_hand: 0, last: Some(last), history: row.history.clone() };
+    let delivery = Delivery {
+        id: row.delivery,
+        config,
+        event_type: row.event_type.clone(),
+        traceparent: None,
+        body: Bytes::from(vec![b'x'; 420]),
+        created_at: row.created_at,
+        tried: Tried::default(),
+    };
+    let record = DeliveryRecord::of(&delivery, tried, Standing::Failed(FailReason::Exhausted));
+    pipeline.cmd("SET").arg(store.keys.delivery(row.delivery)).arg(record.encode()).ignore();
+    let failed = store.keys.failed(config);
+    pipeline.cmd("ZADD").arg(failed).arg(row.at.0 + 9).arg(row.delivery.to_string()).ignore();
+}

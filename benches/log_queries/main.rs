@@ -1,0 +1,197 @@
+//! Log queries over full logs: how long each takes, whether deep pages cost more than first ones, and what the
+//! queries cost deliveries. Method: benches/README.md.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::cast_precision_loss)]
+
+#[path = "../first_figures/admin_api.rs"]
+mod admin_api;
+mod fill;
+#[path = "../first_figures/process.rs"]
+#[allow(dead_code)]
+mod process;
+#[path = "../isolation/publisher.rs"]
+#[allow(dead_code)]
+mod publisher;
+mod queries;
+#[path = "../isolation/receiver.rs"]
+#[allow(dead_code)]
+mod receiver;
+#[path = "../isolation/server.rs"]
+#[allow(dead_code)]
+mod server;
+#[path = "../isolation/store.rs"]
+#[allow(dead_code)]
+mod store;
+
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::process::wait_until;
+use crate::queries::{Client, Times};
+use crate::receiver::Receiver;
+use crate::server::Server;
+use crate::store::Store;
+
+/// Why the bench stopped: shown once, then the process ends with 1.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Endpoints that deliveries go to beside the queries.
+const ENDPOINTS: u32 = 20;
+
+/// Log queries over full logs.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    /// Measure. `cargo bench` gives it; `cargo test --all-targets` does not, and then nothing is measured.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Configs with a full log; 100 belong to each organisation.
+    #[arg(long, default_value_t = 1_000)]
+    configs: u32,
+    /// Rows of each log.
+    #[arg(long, default_value_t = 10_000)]
+    rows: u32,
+    /// Rows of each page of a log.
+    #[arg(long, default_value_t = 32)]
+    rows_per_page: u32,
+    /// How often each query is asked.
+    #[arg(long, default_value_t = 300)]
+    samples: u32,
+    /// Events of each drain; 0 leaves the deliveries out.
+    #[arg(long, default_value_t = 100_000)]
+    events: u64,
+    /// Let the scheduler place the processes.
+    #[arg(long)]
+    no_pin: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if !args.bench {
+        eprintln!("log_queries measures under `cargo bench` only (or with --bench)");
+        return ExitCode::SUCCESS;
+    }
+    match measure(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("log_queries: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> Result<(), Failure> {
+    let layout = process::Layout::find(!args.no_pin);
+    println!("{} cores; {}", layout.cores, layout.words);
+    println!("load average before: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+    if !layout.receiver.is_empty() {
+        // Threads that are started from here on inherit it.
+        let cores = layout.receiver.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let own = std::process::id().to_string();
+        Command::new("taskset").args(["-pc", &cores, &own]).stdout(Stdio::null()).status()?;
+    }
+    let directory = tempfile::tempdir()?;
+    let store = Store::start(&layout.receiver, directory.path())?;
+    let receiver = Receiver::start()?;
+    store.put_configs(ENDPOINTS, receiver.port)?;
+    let before = Instant::now();
+    let logs = fill::fill(&store, args)?;
+    println!(
+        "{} logs of {} rows, {} a page, written in {:.0?}",
+        logs.len(),
+        args.rows,
+        args.rows_per_page,
+        before.elapsed()
+    );
+    let token = queries::token(&store, &fill::organisation(0))?;
+    let server = Server::start(&layout, &store, directory.path())?;
+    let mut client = Client::connect(server.admin_port, &token)?;
+    each_query(args, &mut client, &logs)?;
+    deep(&mut client, &format!("webhookConfigId={}&", logs[0]), "one config")?;
+    deep(&mut client, "", "100 configs")?;
+    if args.events > 0 {
+        beside(args, &store, &receiver, &server, &token, &logs)?;
+    }
+    Ok(())
+}
+
+fn each_query(args: &Args, client: &mut Client, logs: &[String]) -> Result<(), Failure> {
+    let own = &logs[..logs.len().min(fill::CONFIGS_EACH as usize)];
+    let one = |number: u32| &own[number as usize % own.len()];
+    for (what, wanted_ms, query) in queries::kinds() {
+        let mut times = Times::default();
+        for number in 0..args.samples {
+            times.add(client.get(&query.replace("CONFIG", one(number)))?.1);
+        }
+        println!("{what:<44} {times}   wanted: p99 under {wanted_ms} ms");
+    }
+    Ok(())
+}
+
+/// Walks to the end, at most 1,000 pages, and compares the first tenth with the last.
+fn deep(client: &mut Client, filter: &str, what: &str) -> Result<(), Failure> {
+    let (mut all, mut next) = (Vec::new(), String::new());
+    while all.len() < 1_000 {
+        let (body, took) = client.get(&format!("{filter}limit=100{next}"))?;
+        all.push(took);
+        let body: serde_json::Value = serde_json::from_str(&body)?;
+        let Some(cursor) = body["nextCursor"].as_str() else { break };
+        next = format!("&cursor={cursor}");
+    }
+    // The first page counts what matches; those behind it do not.
+    let pages = all.get(1..).unwrap_or_default();
+    let tenth = (pages.len() / 10).max(1);
+    let (mut first, mut last, mut every) = (Times::default(), Times::default(), Times::default());
+    pages.iter().take(tenth).for_each(|took| first.add(*took));
+    pages.iter().rev().take(tenth).for_each(|took| last.add(*took));
+    pages.iter().for_each(|took| every.add(*took));
+    println!("walk over {what}: {} pages of 100; first {:.2?}; the others {every}", all.len(), all[0]);
+    println!("    first tenth of them {first}");
+    println!("    last tenth          {last}");
+    Ok(())
+}
+
+/// Deliveries with and without 20 queries a second, in turn.
+fn beside(
+    args: &Args,
+    store: &Store,
+    receiver: &Receiver,
+    server: &Server,
+    token: &str,
+    logs: &[String],
+) -> Result<(), Failure> {
+    drain(store, receiver, server, args.events / 10)?;
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        without.push(drain(store, receiver, server, args.events)?);
+        let asking = queries::Asking::start(server.admin_port, token, logs);
+        with.push(drain(store, receiver, server, args.events)?);
+        let asked = asking.stop()?;
+        println!("beside deliveries: {asked}");
+    }
+    let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len() as f64;
+    println!(
+        "deliveries/s without queries {:.0?}, with 20 a second {:.0?}: {:.3} (at least 0.95)",
+        without,
+        with,
+        mean(&with) / mean(&without)
+    );
+    Ok(())
+}
+
+/// Adds events as fast as Redis takes them and waits until they arrived; gives deliveries a second.
+fn drain(store: &Store, receiver: &Receiver, server: &Server, events: u64) -> Result<f64, Failure> {
+    let before = receiver.arrived();
+    let began = Instant::now();
+    publisher::preload(store, 0..ENDPOINTS, events)?;
+    wait_until(Duration::from_secs(300), || receiver.arrived() - before >= events)
+        .map_err(|error| server.with_log(error))?;
+    Ok(events as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Sleeps on a thread that may block.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

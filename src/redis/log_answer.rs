@@ -1,0 +1,203 @@
+//! The answers to a question for deliveries: a first page over the logs, which counts; a later one, which goes on
+//! at its cursor; and those that records alone answer.
+
+use redis::aio::MultiplexedConnection;
+
+use super::connection::Result;
+use super::delivery_read::LogSource;
+use super::log_failed::{self, FailedQuestion};
+use super::log_heads::{Heads, Whose};
+use super::log_page::{PageQuestion, PageRead};
+use super::log_read;
+use super::log_scan::{Budget, Scan, oldest_of};
+use super::log_search::{Asked, LogAnswer, MIB, SEARCH_BUDGET, matching, views};
+use super::log_waiting;
+use crate::domain::clock::UnixMillis;
+use crate::domain::ids::DeliveryId;
+use crate::domain::log_cursor::{LogCursor, Place};
+use crate::domain::log_merge::{DeliveryState, Position};
+use crate::domain::log_view::DeliveryView;
+
+/// What is read of the logs of several configs so that their deliveries are counted: one full log's worth at
+/// the default caps (10,000 rows, 8 MiB) and what a trim lags behind. A first page needs far less.
+const COUNT_BUDGET: Budget = Budget { rows: 16_384, bytes: 10 * MIB };
+
+/// Pages this far above Redis's clock were written ahead of it.
+const AHEAD_MS: u64 = 60_000;
+
+// === impl Asked ===
+
+impl Asked<'_> {
+    /// The first page over the logs, or one by `skip`: counts what matches.
+    pub(super) async fn first_page(
+        &self,
+        connection: &mut MultiplexedConnection,
+        mut heads: Heads,
+    ) -> Result<LogAnswer> {
+        let Self { configs, sources, query, .. } = self;
+        let mut scan = Scan::new(sources, query.filter.since, None);
+        let mut budgets =
+            if configs.len() == 1 { vec![SEARCH_BUDGET] } else { vec![SEARCH_BUDGET, COUNT_BUDGET] };
+        let wanted = query.skip + query.limit;
+        let mut as_of = self.as_of;
+        while let Some(budget) = budgets.pop() {
+            scan.read(connection, budget).await?;
+            heads.add_unread(connection, sources, &scan.rows).await?;
+            as_of = self.as_of_with(&scan);
+            let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
+            if scan.is_complete() || settled(&found, scan.frontier()) >= wanted {
+                break;
+            }
+        }
+        let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
+        let page: Vec<&(usize, DeliveryState<'_>)> =
+            found.iter().skip(query.skip).take(query.limit).collect();
+        let unreadable = scan.unreadable + heads.unreadable;
+        let total_is_floor = self.left_out || heads.truncated || unreadable > 0 || !scan.is_complete();
+        let settled = settled(&found, scan.frontier());
+        let next = match page.last() {
+            Some((_, last)) if found.len() > wanted && settled >= wanted => {
+                Some((last.position, last.delivery))
+            }
+            _ if scan.is_complete() => None,
+            // What was read ends here; what lies deeper is found from here on.
+            _ => Some((scan.frontier(), DeliveryId::from_bytes([0; 16]))),
+        };
+        let next = next.map(|(position, id)| LogCursor {
+            place: Place::Rows(position, id),
+            as_of,
+            total: found.len() as u64,
+            total_is_floor,
+            question: query.question,
+        });
+        Ok(LogAnswer {
+            total: found.len(),
+            total_is_floor,
+            deliveries: views(connection, self.shards, configs, &page, &query.filter).await?,
+            oldest_at: scan.oldest_row(connection).await?,
+            unreadable,
+            next,
+        })
+    }
+
+    /// A clock that was set back, or entries that were written ahead of it, leave pages above the present: they
+    /// were all written before.
+    fn as_of_with(&self, scan: &Scan<'_>) -> UnixMillis {
+        let newest = scan.rows.iter().flatten().map(|placed| placed.position.page.ms).max();
+        match newest {
+            Some(newest) if newest > self.as_of.0.saturating_add(AHEAD_MS) => UnixMillis(newest),
+            _ => self.as_of,
+        }
+    }
+
+    /// A page over the logs from a cursor down.
+    pub(super) async fn later_page(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: (Position, DeliveryId),
+    ) -> Result<LogAnswer> {
+        let Self { query, configs, as_of, .. } = *self;
+        let question = PageQuestion { filter: &query.filter, limit: query.limit, below, as_of };
+        let read = PageRead::read(connection, self.sources.clone(), configs.len(), question).await?;
+        let (states, next) = read.page();
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = views(connection, self.shards, configs, &page, &query.filter).await?;
+        let place = next.map(|(position, id)| Place::Rows(position, id));
+        Ok(self.later_answer(deliveries, read.oldest_at, read.unreadable(), place))
+    }
+
+    pub(super) async fn waiting(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: Option<(UnixMillis, DeliveryId)>,
+    ) -> Result<LogAnswer> {
+        let Self { query, configs, as_of, .. } = *self;
+        let heads = Heads::read(connection, &self.sources, configs.len(), Whose::Queued).await?;
+        if heads.truncated && below.is_none() {
+            // Too many to order by themselves: their rows tell which are the newest.
+            return self.first_page(connection, heads).await;
+        }
+        let waiting = log_waiting::in_order(connection, &self.sources, &heads, &query.filter, as_of).await?;
+        let total = waiting.len();
+        let below: Vec<_> =
+            waiting.into_iter().filter(|(at, id, _)| below.is_none_or(|below| (*at, *id) < below)).collect();
+        let more = below.len() > query.skip + query.limit;
+        let page: Vec<_> = below.into_iter().skip(query.skip).take(query.limit).collect();
+        let place = page.last().filter(|_| more).map(|(at, id, _)| Place::Waiting(*at, *id));
+        let states: Vec<(usize, DeliveryState<'_>)> = page
+            .iter()
+            .filter_map(|(_, id, config)| {
+                Some((*config, log_failed::state_of(*id, heads.of[*config].get(id)?)?))
+            })
+            .collect();
+        let total_is_floor = heads.truncated || heads.unreadable > 0;
+        self.record_answer(connection, &states, (total, total_is_floor), heads.unreadable, place).await
+    }
+
+    pub(super) async fn failed(
+        &self,
+        connection: &mut MultiplexedConnection,
+        below: Option<(UnixMillis, DeliveryId)>,
+    ) -> Result<LogAnswer> {
+        let query = self.query;
+        let question = FailedQuestion { filter: &query.filter, skip: query.skip, limit: query.limit, below };
+        let found = log_failed::find(connection, &self.sources, &question).await?;
+        let states: Vec<(usize, DeliveryState<'_>)> = found
+            .page
+            .iter()
+            .filter_map(|(config, id)| Some((*config, log_failed::state_of(*id, found.heads.get(id)?)?)))
+            .collect();
+        let total = found.total.unwrap_or_default();
+        let total_is_floor = found.truncated || found.unreadable > 0;
+        let place = found.next.map(|(at, id)| Place::Failed(at, id));
+        self.record_answer(connection, &states, (total, total_is_floor), found.unreadable, place).await
+    }
+
+    /// The answer of a page that was made of records alone.
+    async fn record_answer(
+        &self,
+        connection: &mut MultiplexedConnection,
+        states: &[(usize, DeliveryState<'_>)],
+        (total, total_is_floor): (usize, bool),
+        unreadable: usize,
+        next: Option<Place>,
+    ) -> Result<LogAnswer> {
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = views(connection, self.shards, self.configs, &page, &self.query.filter).await?;
+        let plain: Vec<LogSource<'_>> = self.sources.iter().map(|(_, source)| *source).collect();
+        let oldest = log_read::oldest_pages(connection, &plain).await?;
+        let oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        if self.query.cursor.is_some() {
+            return Ok(self.later_answer(deliveries, oldest_at, unreadable, next));
+        }
+        let total_is_floor = total_is_floor || self.left_out;
+        let next = next.map(|place| LogCursor {
+            place,
+            as_of: self.as_of,
+            total: total as u64,
+            total_is_floor,
+            question: self.query.question,
+        });
+        Ok(LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next })
+    }
+
+    /// The answer of a page behind a cursor, which brings the first page's count.
+    fn later_answer(
+        &self,
+        deliveries: Vec<DeliveryView>,
+        oldest_at: Option<UnixMillis>,
+        unreadable: usize,
+        next: Option<Place>,
+    ) -> LogAnswer {
+        let (total, total_is_floor) =
+            self.query.cursor.map_or((0, true), |cursor| (cursor.total, cursor.total_is_floor));
+        let next = next.and_then(|place| Some(LogCursor { place, ..self.query.cursor? }));
+        let total = usize::try_from(total).unwrap_or(usize::MAX);
+        LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next }
+    }
+}
+
+/// How many of what was found cannot be overtaken by what is unread.
+fn settled(found: &[(usize, DeliveryState<'_>)], frontier: Position) -> usize {
+    found.partition_point(|(_, state)| state.position >= frontier)
+}

@@ -1,0 +1,224 @@
+//! A later page of a walk through the logs: reads from the cursor down and no more than the page needs, so every
+//! page costs the same, however deep it lies. What happened since the walk began moves no delivery to another page
+//! (`domain::log_as_of`).
+
+use std::collections::{HashMap, HashSet};
+
+use redis::aio::MultiplexedConnection;
+
+use super::connection::Result;
+use super::delivery_read::{self, LogSource};
+use super::log_read::{self, ReadPage};
+use super::log_rowless::{Rowless, RowlessQuestion};
+use super::log_scan::{Budget, Scan, oldest_of};
+use crate::domain::clock::UnixMillis;
+use crate::domain::delivery::RecordHead;
+use crate::domain::ids::DeliveryId;
+use crate::domain::log_as_of::{needs_later_rows, stands_here};
+use crate::domain::log_merge::{DeliveryState, LogFilter, PlacedRow, Position};
+
+/// What one page reads at most before it ends early, with a cursor at the place that it reached.
+const PAGE_BUDGET: Budget = Budget { rows: 16_384, bytes: 10 * 1024 * 1024 };
+
+/// Rows that a page of the log is taken to hold when the first round is planned: what a quiet config's hold.
+const ROWS_PER_PAGE: usize = 8;
+
+/// Pages that are read of what a log took in since the walk began: a whole log at its default cap, if they are
+/// well filled.
+const LATER_PAGES_MAX: usize = 1_024;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageQuestion<'q> {
+    pub(super) filter: &'q LogFilter,
+    pub(super) limit: usize,
+    pub(super) below: (Position, DeliveryId),
+    pub(super) as_of: UnixMillis,
+}
+
+/// A delivery, behind the index of its config.
+pub(super) type Shown<'a> = (usize, DeliveryState<'a>);
+
+/// What was read for a page.
+pub(super) struct PageRead<'a> {
+    question: PageQuestion<'a>,
+    sources: Vec<(usize, LogSource<'a>)>,
+    scan: Scan<'a>,
+    rowless: Rowless,
+    /// By config: the heads of deliveries whose rows were read, `None` where there is no record.
+    heads: Vec<HashMap<DeliveryId, Option<RecordHead>>>,
+    /// By config: rows that were written since the walk began, of deliveries for which that matters.
+    later: Vec<Vec<PlacedRow>>,
+    looked_for: HashSet<DeliveryId>,
+    heads_unreadable: usize,
+    /// When the oldest row was made that the logs still hold.
+    pub(super) oldest_at: Option<UnixMillis>,
+}
+
+// === impl PageRead ===
+
+impl<'a> PageRead<'a> {
+    /// Reads until the page is full, the logs end, or the budget is spent.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn read(
+        connection: &mut MultiplexedConnection,
+        sources: Vec<(usize, LogSource<'a>)>,
+        configs: usize,
+        question: PageQuestion<'a>,
+    ) -> Result<Self> {
+        let plain: Vec<LogSource<'a>> = sources.iter().map(|(_, source)| *source).collect();
+        let oldest: Vec<Option<ReadPage>> = log_read::oldest_pages(connection, &plain).await?;
+        let (below, filter) = (question.below.0, question.filter);
+        let rowless = RowlessQuestion { status: filter.status, below, limit: question.limit };
+        let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
+        let first_round = (question.limit + 1).div_ceil(ROWS_PER_PAGE);
+        let scan = Scan::new(&sources, filter.since, None).begin_at(below.page, first_round);
+        let mut page = Self {
+            question,
+            scan,
+            rowless,
+            sources,
+            heads: (0..configs).map(|_| HashMap::new()).collect(),
+            later: (0..configs).map(|_| Vec::new()).collect(),
+            looked_for: HashSet::new(),
+            heads_unreadable: 0,
+            oldest_at: oldest.iter().flatten().map(oldest_of).min(),
+        };
+        while page.scan.read_round(connection, PAGE_BUDGET).await? {
+            page.add_heads(connection).await?;
+            page.add_later(connection).await?;
+            if page.states().len() > question.limit || page.scan.has_spent(PAGE_BUDGET) {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// The page's deliveries with the index of their config, newest first, and where the next page begins.
+    pub(super) fn page(&self) -> (Vec<Shown<'_>>, Option<(Position, DeliveryId)>) {
+        let mut states = self.states();
+        let limit = self.question.limit;
+        let more = states.len() > limit;
+        states.truncate(limit);
+        let last = states.last().map(|(_, state)| (state.position, state.delivery));
+        let reached = || (self.scan.frontier(), DeliveryId::from_bytes([0; 16]));
+        let next = if more { last } else { (!self.scan.is_complete()).then(reached) };
+        (states, next)
+    }
+
+    /// Parts that could not be understood.
+    pub(super) const fn unreadable(&self) -> usize {
+        self.scan.unreadable + self.rowless.unreadable + self.heads_unreadable
+    }
+
+    /// The rows below the cursor, by delivery, of those that have one at or above the frontier: nothing unread
+    /// can stand before these.
+    fn rows_of(&self, config: usize) -> HashMap<DeliveryId, Vec<&PlacedRow>> {
+        let (frontier, below, as_of) = (self.scan.frontier(), self.question.below, self.question.as_of);
+        let is_below = |placed: &&PlacedRow| {
+            (placed.position, placed.row.delivery) < below && placed.position.page.ms <= as_of.0
+        };
+        let mut rows: HashMap<DeliveryId, Vec<&PlacedRow>> = HashMap::new();
+        let (settled, rest): (Vec<&PlacedRow>, Vec<&PlacedRow>) =
+            self.scan.rows[config].iter().filter(is_below).partition(|placed| placed.position >= frontier);
+        for placed in settled {
+            rows.entry(placed.row.delivery).or_default().push(placed);
+        }
+        for placed in rest.into_iter().chain(&self.later[config]) {
+            if let Some(known) = rows.get_mut(&placed.row.delivery) {
+                known.push(placed);
+            }
+        }
+        rows
+    }
+
+    fn states(&self) -> Vec<Shown<'_>> {
+        let frontier = self.scan.frontier();
+        let PageQuestion { filter, below, as_of, .. } = self.question;
+        let mut states = Vec::new();
+        for config in 0..self.heads.len() {
+            let rows = self.rows_of(config);
+            let is_met = |id: &DeliveryId| rows.contains_key(id);
+            for (id, head) in self.rowless.of[config].iter().filter(|(id, _)| !is_met(id)) {
+                let state = DeliveryState::new(*id, Some(head), Vec::new(), as_of);
+                states.extend(state.map(|state| (config, state)));
+            }
+            for (id, rows) in rows {
+                let head = self.heads[config].get(&id).and_then(Option::as_ref);
+                let state = DeliveryState::new(id, head, rows, as_of);
+                states.extend(state.filter(|state| stands_here(state, as_of)).map(|state| (config, state)));
+            }
+        }
+        states.retain(|(_, state)| {
+            (state.position, state.delivery) < below
+                && state.position >= frontier
+                && filter.wants_state(state)
+        });
+        states.sort_unstable_by_key(|(_, state)| state.order());
+        states
+    }
+
+    async fn add_heads(&mut self, connection: &mut MultiplexedConnection) -> Result<()> {
+        let mut wanted = Vec::new();
+        for config in 0..self.heads.len() {
+            let known = &self.heads[config];
+            let unknown = self.rows_of(config).into_keys().filter(|id| !known.contains_key(id));
+            wanted.extend(unknown.filter_map(|id| Some((config, (self.source(config, id)?, id)))));
+        }
+        let places: Vec<(LogSource<'_>, DeliveryId)> = wanted.iter().map(|(_, place)| *place).collect();
+        let read = delivery_read::record_heads(connection, &places).await?;
+        for ((config, (_, id)), head) in wanted.into_iter().zip(read) {
+            self.heads_unreadable += usize::from(head.is_err());
+            self.heads[config].insert(id, head.ok().flatten());
+        }
+        Ok(())
+    }
+
+    /// Looks for newer rows of deliveries whose rows below the cursor do not tell where they stood.
+    async fn add_later(&mut self, connection: &mut MultiplexedConnection) -> Result<()> {
+        let mut places: HashMap<(usize, u16), HashSet<DeliveryId>> = HashMap::new();
+        for config in 0..self.heads.len() {
+            for (id, rows) in self.rows_of(config) {
+                let Some(newest) = rows.iter().max_by_key(|placed| placed.position) else { continue };
+                let head = self.heads[config].get(&id).and_then(Option::as_ref);
+                let has_final = rows.iter().any(|placed| placed.row.is_final());
+                if !self.looked_for.contains(&id) && needs_later_rows(&newest.row, has_final, head) {
+                    places.entry((config, id.event().shard().0)).or_default().insert(id);
+                }
+            }
+        }
+        let asked: Vec<(usize, LogSource<'a>)> = self
+            .sources
+            .iter()
+            .filter(|(config, source)| places.contains_key(&(*config, source.keys.shard.0)))
+            .copied()
+            .collect();
+        let plain: Vec<LogSource<'a>> = asked.iter().map(|(_, source)| *source).collect();
+        let read = log_read::pages_after(connection, &plain, self.question.as_of, LATER_PAGES_MAX).await?;
+        for ((config, source), pages) in asked.into_iter().zip(read) {
+            let wanted = places.remove(&(config, source.keys.shard.0)).unwrap_or_default();
+            for read in pages {
+                let Some(page) = read.page else { continue };
+                let key = page.key;
+                let placed =
+                    page.rows.into_iter().enumerate().filter(|(_, row)| wanted.contains(&row.delivery));
+                let place = |row| Position { page: read.id, row };
+                self.later[config].extend(placed.map(|(at, row)| PlacedRow {
+                    position: place(at),
+                    key,
+                    row,
+                }));
+            }
+            self.looked_for.extend(wanted);
+        }
+        Ok(())
+    }
+
+    fn source(&self, config: usize, id: DeliveryId) -> Option<LogSource<'a>> {
+        let shard = id.event().shard();
+        let found = self.sources.iter().find(|(of, source)| *of == config && source.keys.shard == shard);
+        found.map(|(_, source)| *source)
+    }
+}
