@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test api-check smoke chaos-short ## Lints, tests, the API against its description, the demo, and faults on real processes
+test-all: lint test api-check smoke chaos-short loadtest-short ## Lints, tests, the API against its description, the demo, faults on real processes, load
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
@@ -46,6 +46,14 @@ chaos-judge: ## Break the promise on purpose, in two ways, and check that the ju
 smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test
 	scripts/smoke.sh
+
+loadtest: ## A minute of load with k6 on this machine; target/loadtest/report.html (loadtest/README.md)
+	@scripts/bootstrap.sh loadtest
+	scripts/loadtest.sh
+
+loadtest-short: ## Each load test for 10 s on the build of the tests, in under 2.5 minutes: does everything hold?
+	@scripts/bootstrap.sh loadtest
+	scripts/loadtest.sh --short
 
 events: ## Write docs/EVENTS.md from the catalogue of event types
 	@scripts/bootstrap.sh build

@@ -8,6 +8,7 @@
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
 #   scripts/bootstrap.sh dashboards   what `make dashboards-check` needs: Python, Prometheus with promtool
+#   scripts/bootstrap.sh loadtest what `make loadtest` needs: what test needs, and Python with venv (it brings k6)
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -171,6 +172,12 @@ all)
     need_lints
     need_api
     ;;
+loadtest)
+    need_rust
+    need_cc
+    need_redis
+    need_python
+    ;;
 deploy)
     need_rust
     need_cc
@@ -194,6 +201,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, api, demo, all, deploy, dashboards or dist"
+    fail "unknown: $1; expected build, test, lint, api, demo, all, loadtest, deploy, dashboards or dist"
     ;;
 esac

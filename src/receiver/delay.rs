@@ -45,6 +45,12 @@ impl Delays {
         self.buckets[bucket_of(ms)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Forgets what was added so far. What is added meanwhile may be forgotten too.
+    pub(super) fn forget(&self) {
+        self.buckets.iter().for_each(|bucket| bucket.store(0, Ordering::Relaxed));
+        self.longest.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn summary(&self) -> DelaySummary {
         let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
@@ -88,5 +94,7 @@ mod tests {
         }
         delays.add(u64::MAX);
         assert_eq!(delays.summary().max, u64::MAX);
+        delays.forget();
+        assert_eq!(delays.summary(), DelaySummary::default());
     }
 }

@@ -63,7 +63,10 @@ impl Exchange {
         &self,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        if request.method() == Method::GET && request.uri().path() == "/stats" {
+        if request.uri().path() == "/stats" && matches!(*request.method(), Method::GET | Method::DELETE) {
+            if request.method() == Method::DELETE {
+                self.stats.forget_delays();
+            }
             return Ok(self.show());
         }
         self.stats.count_received();
@@ -77,7 +80,7 @@ impl Exchange {
         Ok(response)
     }
 
-    /// `GET /stats`: for people and load tests; not counted itself.
+    /// `GET /stats` and, with the delays begun anew, `DELETE /stats`: for people and load tests; not counted itself.
     fn show(&self) -> Response<Full<Bytes>> {
         // Numbers alone: writing them as JSON cannot fail.
         let json = serde_json::to_vec(&self.stats.counts()).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! (docs/WIRE.md section 10). It verifies `X-Nudj-Signature` over the raw body before anything else, then
 //! looks the nonce up, processes, and only then records it; what it has seen it answers with 200 and does not
 //! process again. On request it is slow, fails a share, hangs, or is gone. `GET /stats` answers what it counted.
+//! `DELETE /stats` begins the delays' percentiles anew.
 //!
 //! Owns: its listener and connections. May use: `domain`, and `redis` for the nonces that it has seen.
 

@@ -42,7 +42,7 @@ pub struct Arrival {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Requests whose head arrived; `GET /stats` is not counted.
+    /// Requests whose head arrived; requests for `/stats` are not counted.
     pub received: u64,
     /// Requests whose signature is right.
     pub verified: u64,
@@ -58,7 +58,8 @@ pub struct Counts {
     pub refused: u64,
     /// Requests whose signature is missing or wrong.
     pub bad_signatures: u64,
-    /// From the body's `timestamp` to the arrival, by this machine's clock, over verified requests.
+    /// From the body's `timestamp` to the arrival, by this machine's clock, over verified requests, since the start or
+    /// the last `DELETE /stats`.
     pub delay_ms: DelaySummary,
 }
 
@@ -154,6 +155,12 @@ impl ReceiverStats {
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins the percentiles of the delays anew. Counts go on: two readings of a count can be subtracted, two of a
+    /// percentile cannot.
+    pub(super) fn forget_delays(&self) {
+        self.delays.forget();
     }
 
     pub(super) fn count_received(&self) {

@@ -46,11 +46,12 @@ async fn post(receiver: &Receiver, body: &str) -> u16 {
     send(receiver.addr(), "POST", Some(std::str::from_utf8(&signature).unwrap()), body.as_bytes()).await
 }
 
-/// What `GET /stats` answers.
-async fn get_stats(addr: SocketAddr) -> serde_json::Value {
+/// What `GET` or `DELETE /stats` answers.
+async fn stats_by(method: &str, addr: SocketAddr) -> serde_json::Value {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.write_all(b"GET /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let request = format!("{method} /stats HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
@@ -82,9 +83,11 @@ async fn only_a_right_signature_over_the_raw_body_is_accepted_and_only_once() {
     assert_eq!(post(&receiver, r#"{"data":{}}"#).await, 200, "the delivery id stands in for the nonce");
     assert_eq!(post(&receiver, "no json").await, 400);
 
-    let shown = get_stats(addr).await;
+    let shown = stats_by("GET", addr).await;
     assert_eq!(shown["received"], 9);
     assert_eq!(shown["delayMs"]["count"], 2, "those with a timestamp: {shown}");
+    let begun_anew = stats_by("DELETE", addr).await;
+    assert_eq!((&begun_anew["received"], &begun_anew["delayMs"]["count"]), (&9.into(), &0.into()));
     let stats = receiver.stats();
     receiver.stop().await;
     assert_eq!((stats.received(), stats.verified(), stats.bad_signature()), (9, 4, 3));
