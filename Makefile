@@ -9,7 +9,7 @@ SCRIPTS = $(wildcard scripts/*.sh) .ci/run
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
 	@scripts/bootstrap.sh all
@@ -61,6 +61,14 @@ image: dist ## Build the image from it, and check that it runs read-only as nobo
 verifiers: ## Have the published Standard Webhooks verifiers (Node, Python, Go) check real deliveries
 	@scripts/bootstrap.sh test
 	scripts/verifiers.sh
+
+receivers-check: ## Run the example receivers (Node, Python, Go, Rust) against a live server, with crashes and duplicates
+	@scripts/bootstrap.sh receivers
+	scripts/receivers-check.sh
+
+docs-check: ## Run every code block of docs/WEBHOOKS.md and docs/PRODUCERS.md against live processes
+	@scripts/bootstrap.sh docs
+	scripts/docs-check.sh
 
 lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 

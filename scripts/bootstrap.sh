@@ -6,6 +6,8 @@
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
+#   scripts/bootstrap.sh receivers  what `make receivers-check` needs: Node with npm, Python with venv, Go
+#   scripts/bootstrap.sh docs     what `make docs-check` needs: those, and Java with Maven
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -116,8 +118,21 @@ need_python() {
 
 need_go() {
     have go && return
-    install_package "Go, which builds the checker of the compose file and of the Kubernetes base" golang golang go
+    install_package "Go, in which some checks, a receiver and a producer are written" golang golang go
     have go || fail "Go was installed but is still not on PATH"
+}
+
+need_node() {
+    have node && have npm && return
+    install_package "Node with npm, in which a receiver and a producer are written" "nodejs npm" "nodejs npm" node
+    have npm || fail "Node was installed but npm is still not on PATH"
+}
+
+need_java() {
+    have javac && have mvn && return
+    install_package "Java and Maven, with which the producer in docs/PRODUCERS.md is run" \
+        "default-jdk-headless maven" "java-devel maven" "openjdk maven"
+    have mvn || fail "Maven was installed but mvn is still not on PATH"
 }
 
 need_prometheus() {
@@ -163,6 +178,17 @@ deploy)
     need_go
     need_prometheus
     ;;
+receivers | docs)
+    need_rust
+    need_cc
+    need_redis
+    need_node
+    need_python
+    need_go
+    if [ "$1" = docs ]; then
+        need_java
+    fi
+    ;;
 dist)
     need_rust
     need_cc
@@ -171,6 +197,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, demo, all, deploy or dist"
+    fail "unknown: $1; expected build, test, lint, demo, all, deploy, receivers, docs or dist"
     ;;
 esac
