@@ -65,7 +65,7 @@ def end(process):
 class Live:
     """The two processes, a token, and ways to talk to them."""
 
-    ORGANISATION = "org_check"
+    ORGANISATION = "acme"
 
     def __init__(self, program, scratch, *flags):
         self.program, self.scratch, self.flags = os.path.abspath(program), os.path.abspath(scratch), flags
