@@ -183,6 +183,11 @@ class Bench:
         self.expect(self.proxy.held.wait(30), "the nonce was never written")
         self.settled(nonce, "delivered")
         self.expect(self.processed[nonce] == 1, f"processed {self.processed[nonce]} times before the crash")
+        # The worker stands still, so these two meet in the queue.
+        twice = f"{self.name}-twice"
+        body = b'{"nonce":"%s"}' % twice.encode()
+        for status in [post(self.port, body, sign(body, SECRETS["second"])) for _ in range(2)]:
+            self.expect(status == 202, f"an event for the queue got {status}")
         self.process.kill()
         self.process.wait()
         self.proxy.down()
@@ -192,6 +197,7 @@ class Bench:
         self.proxy.up()
         self.start("second")
         self.was_processed(nonce, times=2)
+        self.was_processed(twice)
 
     def without_redis(self):
         self.proxy.down()
