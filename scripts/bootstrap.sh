@@ -7,7 +7,7 @@
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
 #   scripts/bootstrap.sh receivers  what `make receivers-check` needs: Node with npm, Python with venv, Go
-#   scripts/bootstrap.sh docs     what `make docs-check` needs: those, and Java with Maven
+#   scripts/bootstrap.sh docs     what `make docs-check` needs: those, Java with Maven, jq
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -135,6 +135,12 @@ need_java() {
     have mvn || fail "Maven was installed but mvn is still not on PATH"
 }
 
+need_jq() {
+    have jq && return
+    install_package "jq, with which the shell examples of docs/WEBHOOKS.md read answers" jq jq jq
+    have jq || fail "jq was installed but is still not on PATH"
+}
+
 need_prometheus() {
     have prometheus && have promtool && return
     install_package "Prometheus and promtool, which evaluate the rules and the dashboards' queries" \
@@ -187,6 +193,7 @@ receivers | docs)
     need_go
     if [ "$1" = docs ]; then
         need_java
+        need_jq
     fi
     ;;
 dist)

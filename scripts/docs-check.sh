@@ -33,5 +33,6 @@ fi
 offline=$(scripts/offline.sh)
 cargo build --locked ${offline:+"$offline"} --quiet --bin postrider </dev/null
 
-python3 tests/docs/run_blocks.py "${CARGO_TARGET_DIR:-target}/debug/postrider" "$room" "$room/run" \
-    docs/WEBHOOKS.md docs/PRODUCERS.md
+program=${CARGO_TARGET_DIR:-target}/debug/postrider
+python3 tests/docs/self_check.py "$program" "$room" "$room/run/self"
+python3 tests/docs/run_blocks.py "$program" "$room" "$room/run" docs/WEBHOOKS.md docs/PRODUCERS.md
