@@ -113,9 +113,7 @@ need_lints() {
 
 need_api() {
     need_python
-    have node && have npm && return
-    install_package "Node.js with npm, with which make api-check lints docs/openapi.json" "nodejs npm" "nodejs npm" node
-    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+    need_node
 }
 
 need_python() {
@@ -132,8 +130,8 @@ need_go() {
 
 need_node() {
     have node && have npm && return
-    install_package "Node with npm, in which a receiver and a producer are written" "nodejs npm" "nodejs npm" node
-    have npm || fail "Node was installed but npm is still not on PATH"
+    install_package "Node.js with npm, which lints docs/openapi.json, and runs a receiver and a producer" "nodejs npm" "nodejs npm" node
+    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
 }
 
 need_java() {
