@@ -89,6 +89,14 @@ verifiers: ## Have the published Standard Webhooks verifiers (Node, Python, Go) 
 	@scripts/bootstrap.sh test
 	scripts/verifiers.sh
 
+receivers-check: ## Run the example receivers (Node, Python, Go, Rust) against a live server, with crashes and duplicates
+	@scripts/bootstrap.sh receivers
+	scripts/receivers-check.sh
+
+docs-check: ## Run every code block of docs/WEBHOOKS.md and docs/PRODUCERS.md against live processes
+	@scripts/bootstrap.sh docs
+	scripts/docs-check.sh
+
 lint: fmt-check clippy doc shellcheck ## Everything a machine can say about the text
 
 fmt: ## Format the code

