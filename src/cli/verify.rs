@@ -58,10 +58,10 @@ pub(super) struct Question<'a> {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Finding {
-    ok: bool,
-    verdict: Verdict,
+    pub(super) ok: bool,
+    pub(super) verdict: Verdict,
     /// What has to be done to make it fit; where it does not fit, what else may be.
-    reasons: Vec<String>,
+    pub(super) reasons: Vec<String>,
 }
 
 /// The first thing that is wrong.
@@ -129,7 +129,8 @@ impl Question<'_> {
         for (key, of_secret) in keys(self.secret, standard_first) {
             for (body, of_body) in bodies(self.body) {
                 let Some(of_scheme) = self.scheme(&key, &body, &given, standard_first) else { continue };
-                let of_form = if of_secret.is_none() && of_body.is_none() { self.form() } else { None };
+                let alone = of_secret.is_none() && of_body.is_none() && of_scheme.is_none();
+                let of_form = alone.then(|| self.form()).flatten();
                 let verdict = match (of_secret.is_some(), of_body.is_some()) {
                     (_, true) => Verdict::Body,
                     (true, false) => Verdict::Secret,

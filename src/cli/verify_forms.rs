@@ -261,16 +261,110 @@ mod tests {
     use crate::domain::signature::Secret;
 
     const SECRET: &str = "whsec_test_secret";
-    const BODY: &str = r#"{"event":"reward.earned","timestamp":"2026-05-01T09:00:00.000Z","nonce":"n","id":"n","data":{"name":"Zo\u00eb","b":1.50,"a":[],"url":"a/b"}}"#;
+    const BODY: &str = r#"{"event":"reward.earned","timestamp":"2026-05-01T09:00:00.000Z","nonce":"n","id":"n","data":{"name":"Zoë","b":1.50,"a":[],"url":"a/b"}}"#;
+
+    fn digest(key: &[u8], body: &[u8]) -> Vec<u8> {
+        ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key), body).as_ref().to_vec()
+    }
 
     fn sign(key: &[u8], body: &str) -> String {
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
-        let digest = ring::hmac::sign(&key, body.as_bytes());
-        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256={hex}")
+        let digest = digest(key, body.as_bytes());
+        format!("sha256={}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
     fn ask(secret: &str, signature: &str, body: &str) -> Finding {
         Question { secret, signature, standard: None, body: body.as_bytes() }.answer()
+    }
+
+    fn assert_wrong(finding: &Finding, verdict: Verdict, reason: &str) {
+        assert!(!finding.ok);
+        assert_eq!(finding.verdict, verdict, "{:?}", finding.reasons);
+        assert!(
+            finding.reasons.iter().any(|found| found.contains(reason)),
+            "{reason}: {:?}",
+            finding.reasons
+        );
+    }
+
+    #[test]
+    fn a_body_that_was_written_again_is_known() {
+        let signature = sign(SECRET.as_bytes(), BODY);
+        assert!(ask(SECRET, &signature, BODY).ok);
+        let spaced = restyled(BODY, SPACED, Text::Kept);
+        for (body, reason) in [
+            (restyled(BODY, PRETTY[0], Text::Kept), "spaces or escapes"),
+            (restyled(BODY, PRETTY[1], Text::Ascii), "spaces or escapes"),
+            (spaced.replace("a/b", r"a\/b"), "spaces or escapes"),
+            (format!("{BODY}\r\n"), "line end"),
+            (format!("\u{feff}{BODY}"), "byte order mark"),
+        ] {
+            assert_wrong(&ask(SECRET, &signature, &body), Verdict::Body, reason);
+        }
+        // Members sorted by name, at the top alone, for the order within data is the producer's.
+        let mut top: BTreeMap<&str, &RawValue> = serde_json::from_str(BODY).unwrap();
+        let sorted = serde_json::to_string_pretty(&top).unwrap();
+        assert_wrong(&ask(SECRET, &signature, &sorted), Verdict::Body, "another order");
+        top.remove("nonce");
+        let less = serde_json::to_string(&top).unwrap();
+        assert_wrong(&ask(SECRET, &signature, &less), Verdict::Unknown, "changed in its content");
+    }
+
+    #[test]
+    fn a_secret_that_was_changed_is_known() {
+        for (key, given, reason) in [
+            ("test_secret", SECRET, "without its whsec_"),
+            (SECRET, "test_secret", "whsec_ before it"),
+            ("whsec_test_secret\n", SECRET, "line end"),
+            (SECRET, " whsec_test_secret", "spaces"),
+        ] {
+            assert_wrong(&ask(given, &sign(key.as_bytes(), BODY), BODY), Verdict::Secret, reason);
+        }
+        let secret = "whsec_00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+        let hex = unhex(&secret[6..]).unwrap();
+        assert_wrong(&ask(secret, &sign(&hex, BODY), BODY), Verdict::Secret, "hexadecimal digits");
+        let decoded = BASE64.decode(&secret[6..]).unwrap();
+        assert_wrong(&ask(secret, &sign(&decoded, BODY), BODY), Verdict::Secret, "base64");
+        assert_wrong(&ask("whsec_****abcd", &sign(b"x", BODY), BODY), Verdict::Unknown, "mask");
+        assert_wrong(&ask(SECRET, "sha256=", ""), Verdict::Unknown, "empty");
+    }
+
+    #[test]
+    fn a_signature_of_another_form_is_known() {
+        let signature = sign(SECRET.as_bytes(), BODY);
+        let base64 = BASE64.encode(digest(SECRET.as_bytes(), BODY.as_bytes()));
+        for (text, reason) in [
+            (signature[7..].to_owned(), "sha256= is missing"),
+            (format!("sha256={}", signature[7..].to_uppercase()), "upper case"),
+            (base64.clone(), "base64"),
+            (format!("sha256={base64}"), "base64"),
+            (format!("X-Nudj-Signature: {signature}"), "without its name"),
+            (format!("{signature}\n"), "around it"),
+        ] {
+            assert_wrong(&ask(SECRET, &text, BODY), Verdict::SignatureForm, reason);
+        }
+    }
+
+    #[test]
+    fn standard_webhooks_are_checked_over_id_time_and_body() {
+        use crate::domain::standard_signature::{StandardKey, signatures};
+        let secret = Secret::generate();
+        let signature = signatures([&StandardKey::of(&secret)], "dlv_1", "1777626000", BODY.as_bytes());
+        let ask = |id, signature: &str, body: &str| {
+            let standard = Some((id, "1777626000"));
+            Question { secret: secret.expose(), signature, standard, body: body.as_bytes() }.answer()
+        };
+        assert!(ask("dlv_1", &format!("v1,AAAA {signature}"), BODY).ok);
+        assert_wrong(&ask("dlv_2", &signature, BODY), Verdict::Unknown, "another delivery's");
+        let pretty = restyled(BODY, PRETTY[0], Text::Kept);
+        assert_wrong(&ask("dlv_1", &signature, &pretty), Verdict::Body, "spaces");
+        let plain = sign(secret.expose().as_bytes(), BODY);
+        let finding = ask("dlv_1", &plain, BODY);
+        assert!(
+            !finding.ok && finding.reasons.iter().any(|reason| reason.contains("body alone")),
+            "{finding:?}"
+        );
+        let whole = digest(secret.expose().as_bytes(), format!("dlv_1.1777626000.{BODY}").as_bytes());
+        let whole = format!("v1,{}", BASE64.encode(whole));
+        assert_wrong(&ask("dlv_1", &whole, BODY), Verdict::Secret, "whole text");
     }
 }
