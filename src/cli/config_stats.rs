@@ -33,6 +33,10 @@ pub(super) fn run(args: &OneArgs, context: &mut Context) -> Result<(), CliError>
     }
     context.output.table(&table)?;
     let at = |path| printable(&at(stats, path));
+    let pair = |path, reason| match at(reason).as_str() {
+        "-" => at(path),
+        reason => format!("{} {reason}", at(path)),
+    };
     let lines = [
         format!("active: {}", at("/active")),
         format!(
@@ -42,11 +46,11 @@ pub(super) fn run(args: &OneArgs, context: &mut Context) -> Result<(), CliError>
             at("/backlog/oldestAgeSeconds")
         ),
         format!("failed and kept: {} deliveries", at("/failed/deliveries")),
-        format!("breaker: {} {}", at("/breaker/state"), at("/breaker/reason")),
+        format!("breaker: {}", pair("/breaker/state", "/breaker/reason")),
         format!("last success: {}", at("/lastSuccessAt")),
-        format!("last failure: {} {}", at("/lastFailure/at"), at("/lastFailure/reason")),
+        format!("last failure: {}", pair("/lastFailure/at", "/lastFailure/reason")),
     ];
-    lines.iter().try_for_each(|line| context.output.line(line.trim_end_matches(" -")))?;
+    lines.iter().try_for_each(|line| context.output.line(line))?;
     Ok(())
 }
 

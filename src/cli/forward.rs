@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::error::CliError;
-use super::http::{self, Error, Method};
+use super::http::{self, Error, Method, Names};
 use crate::domain::clock::Clock;
 use crate::domain::signature::Secret;
 use crate::domain::standard_signature::{STANDARD_HEADERS, StandardKey, signatures, timestamp};
@@ -62,7 +62,7 @@ impl LocalServer {
         let began = Instant::now();
         let exchange = async {
             let request = self.request(forwarded)?;
-            http::whole(http::exchange(&self.url, request).await?).await
+            http::whole(http::exchange(&self.url, request, Names::Title).await?).await
         };
         let answer = tokio::time::timeout(DEADLINE, exchange).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer within 30 s".into()));

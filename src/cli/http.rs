@@ -62,7 +62,7 @@ pub(super) struct Answer {
 /// When there is none within the call's patience.
 pub(super) async fn call(call: Call<'_>) -> Result<Answer, Error> {
     let late = || format!("no answer within {} s", call.patience.as_secs());
-    let exchange = async { whole(exchange(call.url, request(&call)?).await?).await };
+    let exchange = async { whole(exchange(call.url, request(&call)?, Names::Lower).await?).await };
     tokio::time::timeout(call.patience, exchange).await.map_err(|_| late())?
 }
 
@@ -77,7 +77,9 @@ pub(super) async fn open(call: Call<'_>, accept: &str, last_event: Option<&str>)
         request.headers_mut().insert("last-event-id", id.parse()?);
     }
     let late = || format!("no answer within {} s", call.patience.as_secs());
-    tokio::time::timeout(call.patience, exchange(call.url, request)).await.map_err(|_| late())?
+    tokio::time::timeout(call.patience, exchange(call.url, request, Names::Lower))
+        .await
+        .map_err(|_| late())?
 }
 
 /// Reads an answer's body to its end.
@@ -101,15 +103,28 @@ pub(super) fn with_causes(error: &Error) -> String {
     text
 }
 
+/// How the names of headers are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// As it comes.
+    Lower,
+    /// As deliveries have them.
+    Title,
+}
+
 /// Sends `request` on a connection of its own to the URL's server.
 ///
 /// # Errors
 /// When there is no connection, or no answer's head.
-pub(super) async fn exchange(url: &Url, request: hyper::Request<Full<Bytes>>) -> Result<Response, Error> {
+pub(super) async fn exchange(
+    url: &Url,
+    request: hyper::Request<Full<Bytes>>,
+    names: Names,
+) -> Result<Response, Error> {
     let wire = dial(url).await?;
-    // The names' case is that of deliveries.
-    let builder = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(wire)).await;
-    let (mut sender, connection) = builder?;
+    let title_case = names == Names::Title;
+    let shaken = http1::Builder::new().title_case_headers(title_case).handshake(TokioIo::new(wire)).await;
+    let (mut sender, connection) = shaken?;
     let driver = tokio::spawn(connection);
     // The connection may end first, even with an error, and the answer be whole: many a server closes without
     // TLS's farewell. Where there is no answer, its error says more than the sender's.

@@ -138,7 +138,7 @@ fn one_config_is_looked_at_paused_resumed_rotated_tested_and_deleted() {
 
     // Nobody is asked where stdin is no terminal.
     assert_eq!(stage.json(&["configs", "delete", id]), json!({ "deleted": id }));
-    for words in [&["configs", "get"][..], &["configs", "delete", "--yes"], &["configs", "stats"]] {
+    for words in [&["configs", "get"][..], &["configs", "delete", "--yes"], &["configs", "resume"]] {
         let told = stage.fails(&[words, &[id]].concat(), 1);
         assert!(told.contains("the server answered 404"), "{told}");
     }
