@@ -9,9 +9,9 @@ SCRIPTS = $(wildcard scripts/*.sh) .ci/run
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck (says what and why)
+bootstrap: ## Install what is missing: a C compiler, redis-server, shellcheck, Python, Node.js (says what and why)
 	@scripts/bootstrap.sh all
 
 build: ## Build what users run: target/release/postrider (fat LTO, takes minutes)
@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test smoke chaos-short ## Lints, tests, the demo as a smoke test, and faults on real processes
+test-all: lint test api-check smoke chaos-short ## Lints, tests, the API against its description, the demo, and faults on real processes
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test
@@ -46,6 +46,21 @@ chaos-judge: ## Break the promise on purpose, in two ways, and check that the ju
 smoke: ## Run the demo once, small, and check that every event is accounted for
 	@scripts/bootstrap.sh test
 	scripts/smoke.sh
+
+events: ## Write docs/EVENTS.md from the catalogue of event types
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- events markdown > docs/EVENTS.md
+
+openapi: ## Write docs/openapi.json from the code
+	@scripts/bootstrap.sh build
+	$(CARGO) run --locked $(OFFLINE) --quiet -- openapi > docs/openapi.json
+
+openapi-released: openapi ## At a release: later changes of the API must not break what is described now
+	cp docs/openapi.json docs/openapi.released.json
+
+api-check: ## Lint docs/openapi.json, and run schemathesis against a live server (installs both under target/)
+	@scripts/bootstrap.sh api
+	scripts/api-check.sh
 
 deploy-check: ## Check the Dockerfile, the compose file and the Kubernetes base, and run the compose file's services
 	@scripts/bootstrap.sh deploy

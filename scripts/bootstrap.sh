@@ -4,6 +4,7 @@
 #   scripts/bootstrap.sh build    what `make build` needs: Rust, a C compiler
 #   scripts/bootstrap.sh test     that and redis-server 7 (also: demo)
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
+#   scripts/bootstrap.sh api      what `make api-check` needs: that of test, Python with venv, Node.js with npm
 #   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
@@ -108,9 +109,16 @@ need_lints() {
     have shellcheck || fail "shellcheck was installed but is still not on PATH"
 }
 
+need_api() {
+    need_python
+    have node && have npm && return
+    install_package "Node.js with npm, with which make api-check lints docs/openapi.json" "nodejs npm" "nodejs npm" node
+    { have node && have npm; } || fail "Node.js was installed but node or npm is still not on PATH"
+}
+
 need_python() {
     have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null && return
-    install_package "Python 3 with venv, which runs the checks that are written in it" python3-venv python3 python3
+    install_package "Python 3 with venv, which runs make api-check and the checks that are written in it" python3-venv python3 python3
     python3 -c 'import ensurepip, venv' || fail "Python was installed but has no venv"
 }
 
@@ -149,11 +157,18 @@ lint)
     need_cc
     need_lints
     ;;
+api)
+    need_rust
+    need_cc
+    need_redis
+    need_api
+    ;;
 all)
     need_rust
     need_cc
     need_redis
     need_lints
+    need_api
     ;;
 deploy)
     need_rust
@@ -171,6 +186,6 @@ dist)
     need_dist
     ;;
 *)
-    fail "unknown: $1; expected build, test, lint, demo, all, deploy or dist"
+    fail "unknown: $1; expected build, test, lint, api, demo, all, deploy or dist"
     ;;
 esac

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use self::control::Control;
 use self::start::{Listeners, open_redis};
+pub use crate::admin::openapi::text as openapi_text;
 use crate::admin::ops::Readiness;
 use crate::redis::connection::RedisError;
 use crate::redis::embedded::EmbeddedError;

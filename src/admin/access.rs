@@ -71,10 +71,12 @@ pub const TABLE: &[Access] = &[
     row("GET", "/webhooks/rejected/{id}", "getRejectedEvent", OPERATORS).for_installation(),
     row("DELETE", "/webhooks/rejected/{id}", "deleteRejectedEvent", OPERATORS).for_installation(),
     row("POST", "/webhooks/rejected/{id}/requeue", "requeueRejectedEvent", OPERATORS).for_installation(),
+    row("GET", "/webhooks/event-types", "getWebhookEventTypes", &Role::ALL),
     row("POST", "/webhooks/events", "publishWebhookEvents", PUBLISH),
     row("GET", "/auth-config/tokens", "getTokens", ADMINISTER),
     row("POST", "/auth-config/tokens", "createToken", ADMINISTER),
     row("POST", "/auth-config/tokens/{tokenId}/revoke", "revokeToken", ADMINISTER),
+    row("GET", "/openapi.json", "getOpenApi", &Role::ALL).for_anybody(),
 ];
 
 const fn row(

@@ -98,7 +98,7 @@ pub async fn note(
 /// Who changed what, newest first
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/audit",
+    path = "/webhooks/audit",
     operation_id = "getWebhookAudit",
     tag = "audit",
     params(
@@ -111,7 +111,7 @@ pub async fn note(
     ),
     responses((status = 200, description = "A page of changes", body = AuditAnswer)),
 )]
-async fn list(
+pub(super) async fn list(
     State(state): State<AdminState>,
     caller: Caller,
     RawQuery(query): RawQuery,

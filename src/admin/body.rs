@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
 use axum::response::Response;
 use http_body_util::BodyExt;
+use serde_json::Value;
 
 use super::body_guard::BodyFault;
 use super::error::ApiError;
@@ -46,6 +47,17 @@ pub async fn read_body(body: Body, procedure: &'static str) -> Result<Bytes, Api
         BodyFault::Crowded => ApiError::unavailable(procedure, message, RETRY_AFTER_CROWDED),
         BodyFault::Ended => ApiError::bad_request(procedure, message),
     })
+}
+
+/// A whole number from 0 on, also where it is written as `3.0` or `3e0`: to JSON Schema these are integers, and some
+/// clients know no other numbers.
+pub(super) fn whole_number(value: &Value) -> Option<u64> {
+    // Up to here every integer is exact as a double (2^53).
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let integral = |number: f64| number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number);
+    // Whole and within bounds, so nothing is cut off.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    value.as_u64().or_else(|| value.as_f64().filter(|number| integral(*number)).map(|number| number as u64))
 }
 
 // === impl Mistakes ===
@@ -100,6 +112,25 @@ impl Ignored {
             && let Ok(value) = HeaderValue::from_str(&names.join(", "))
         {
             response.headers_mut().insert("x-postrider-ignored", value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_fraction_of_nothing() {
+        for (value, number) in
+            [(json!(0), 0), (json!(3), 3), (json!(3.0), 3), (json!(2e3), 2_000), (json!(u64::MAX), u64::MAX)]
+        {
+            assert_eq!(whole_number(&value), Some(number), "{value}");
+        }
+        for value in [json!(-1), json!(-1.0), json!(0.5), json!(1e300), json!("3"), json!(null)] {
+            assert_eq!(whole_number(&value), None, "{value}");
         }
     }
 }

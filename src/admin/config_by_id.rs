@@ -10,10 +10,11 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use super::auth::Caller;
-use super::body::{Mistakes, read_body};
+use super::body::{Mistakes, read_body, whole_number};
 use super::config_body::SECRET_MASK;
 use super::config_edit::Refusal;
 use super::configs::{ShownConfig, change, show};
+use super::described::ConfigIdText;
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
@@ -33,14 +34,14 @@ pub(super) type IdPath = Result<Path<String>, PathRejection>;
 
 /// The body of a rotation.
 #[derive(Debug, utoipa::ToSchema)]
-#[schema(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 struct Rotation {
     /// The new secret, 1 to 256 bytes; made where it is left out.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
     secret: Option<Secret>,
     /// Seconds for which the present one signs too: 0 to 2,592,000, 86,400 unless given.
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 2_592_000)]
     overlap_seconds: Duration,
 }
 
@@ -55,9 +56,9 @@ pub(super) fn routes() -> Router<AdminState> {
 
 /// One config.
 #[utoipa::path(get, path = "/webhooks/configs/{id}", operation_id = "getWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id")),
-    responses((status = 200, description = "The config, as in the list", body = serde_json::Value)))]
-async fn get_config(
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id")),
+    responses((status = 200, description = "The config, as in the list", body = ShownConfig)))]
+pub(super) async fn get_config(
     State(state): State<AdminState>,
     caller: Caller,
     path: IdPath,
@@ -76,9 +77,9 @@ async fn get_config(
 
 /// Deletes a config. What waits for it ends as failed; its log stays readable until it ages out.
 #[utoipa::path(delete, path = "/webhooks/configs/{id}", operation_id = "deleteWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id")),
     responses((status = 204, description = "Deleted")))]
-async fn delete_config(
+pub(super) async fn delete_config(
     State(state): State<AdminState>,
     caller: Caller,
     path: IdPath,
@@ -102,9 +103,9 @@ async fn delete_config(
 
 /// Pauses a config: new events make no delivery for it, and what waits keeps waiting. Idempotent.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/pause", operation_id = "pauseWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id")),
-    responses((status = 200, description = "The config, inactive", body = serde_json::Value)))]
-async fn pause_config(
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id")),
+    responses((status = 200, description = "The config, inactive", body = ShownConfig)))]
+pub(super) async fn pause_config(
     State(state): State<AdminState>,
     caller: Caller,
     path: IdPath,
@@ -116,9 +117,9 @@ async fn pause_config(
 
 /// Resumes a config that was paused or disabled, and forgets what was known of its failures. Idempotent.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/resume", operation_id = "resumeWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id")),
-    responses((status = 200, description = "The config, active", body = serde_json::Value)))]
-async fn resume_config(
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id")),
+    responses((status = 200, description = "The config, active", body = ShownConfig)))]
+pub(super) async fn resume_config(
     State(state): State<AdminState>,
     caller: Caller,
     path: IdPath,
@@ -134,11 +135,11 @@ async fn resume_config(
 
 /// Gives a config a new secret, which signs at once; the one before signs beside it for a while.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/rotate-secret", operation_id = "rotateWebhookSecret",
-    tag = "configs", params(("id" = String, Path, description = "The config's id")),
+    tag = "configs", params(("id" = inline(ConfigIdText), Path, description = "The config's id")),
     request_body = Option<Rotation>,
     responses((status = 200, description = "The config, with the new secret, shown this once",
-        body = serde_json::Value)))]
-async fn rotate_secret(
+        body = ShownConfig)))]
+pub(super) async fn rotate_secret(
     State(state): State<AdminState>,
     caller: Caller,
     path: IdPath,
@@ -222,7 +223,7 @@ impl Rotation {
             match name.as_str() {
                 "secret" => rotation.secret = mistakes.keep("body.secret", secret(&value)),
                 "overlapSeconds" => {
-                    let seconds = value.as_u64().filter(|seconds| *seconds <= OVERLAP_MAX.as_secs());
+                    let seconds = whole_number(&value).filter(|seconds| *seconds <= OVERLAP_MAX.as_secs());
                     let wrong = format!("expected an integer from 0 to {}", OVERLAP_MAX.as_secs());
                     let seconds = mistakes.keep("body.overlapSeconds", seconds.ok_or(wrong));
                     rotation.overlap_seconds = Duration::from_secs(seconds.unwrap_or_default());

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::body::Mistakes;
+use super::body::{Mistakes, whole_number};
 use crate::domain::rate_limit::{RATE_MAX, RateLimit};
 use crate::domain::retry_on::RetryOn;
 use crate::domain::retry_policy::RetryPolicy;
@@ -25,7 +25,7 @@ pub(super) fn parse_rate_limit(
         }
     };
     let mut number = |name: &str| {
-        let number = fields.remove(name).filter(|value| !value.is_null())?.as_u64();
+        let number = whole_number(&fields.remove(name).filter(|value| !value.is_null())?);
         Some(number.filter(|number| (1..=u64::from(RATE_MAX)).contains(number)))
     };
     let (per_second, burst) = (number("perSecond"), number("burst"));
@@ -61,7 +61,7 @@ pub(super) fn parse_retry_policy(path: &str, value: Value, mistakes: &mut Mistak
         (Some("exponential"), None) => Ok(RetryPolicy::Exponential),
         (Some("exponential"), Some(_)) => Err(("delaySeconds", "only the mode 'fixed' has a delay")),
         (Some("fixed"), delay) => delay
-            .and_then(|delay| delay.as_u64())
+            .and_then(|delay| whole_number(&delay))
             .and_then(RetryPolicy::fixed)
             .ok_or(("delaySeconds", "expected an integer from 1 to 86400")),
         _ => Err(("mode", "expected 'exponential' or 'fixed'")),
@@ -84,7 +84,7 @@ pub(super) fn parse_retry_on(path: &str, value: &Value, mistakes: &mut Mistakes)
     };
     let mut statuses = Vec::with_capacity(RetryOn::CHOICES.len());
     for (index, value) in values.iter().enumerate() {
-        let status = value.as_u64().and_then(|status| u16::try_from(status).ok());
+        let status = whole_number(value).and_then(|status| u16::try_from(status).ok());
         match status.filter(|status| RetryOn::CHOICES.contains(status)) {
             Some(status) => statuses.push(status),
             None => {

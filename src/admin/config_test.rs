@@ -18,12 +18,14 @@ use super::audit;
 use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
 use super::config_by_id::{IdPath, config_id, unknown};
+use super::described::{ConfigIdText, EventTypeText};
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::state::AdminState;
 use crate::domain::config::StoredConfig;
 use crate::domain::event::{DATA_MAX_BYTES, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::log_view::DeliveryView;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::find_delivery;
@@ -53,6 +55,7 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(5);
 #[allow(dead_code)] // Its schema; the body is parsed by hand, so that the bytes of data are kept.
 struct TestBody {
     /// The event's type, `webhook.test` unless given; any will do, whatever the config subscribes to.
+    #[schema(value_type = Option<EventTypeText>)]
     event: Option<String>,
     /// The event's data; a sample unless given.
     #[schema(value_type = Option<Object>)]
@@ -60,7 +63,7 @@ struct TestBody {
 }
 
 /// The answer: the event's nonce, and the delivery as the log shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Tested {
     nonce: String,
@@ -72,7 +75,7 @@ struct Tested {
 }
 
 /// The answer while nothing of the delivery is known.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Untold {
     nonce: String,
@@ -85,7 +88,7 @@ struct Untold {
 
 /// What the two are made in.
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     memory: Arc<MemoryWatch>,
     waiting: Arc<Semaphore>,
 }
@@ -98,12 +101,13 @@ pub(super) fn routes() -> Router<AdminState> {
 
 /// Sends a test event to one config and answers what came of its first attempt.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/test", operation_id = "testWebhookConfig", tag = "configs",
-    params(("id" = String, Path, description = "The config's id"),
-        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds, 0 to 60; 35 unless given")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config's id"),
+        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds; 35 unless given",
+            minimum = 0, maximum = 60)),
     request_body = Option<TestBody>,
-    responses((status = 200, description = "The delivery after its first attempt", body = serde_json::Value),
-        (status = 202, description = "Published; there is no result yet", body = serde_json::Value)))]
-async fn test_config(
+    responses((status = 200, description = "The delivery after its first attempt", body = Tested),
+        (status = 202, description = "Published; there is no result yet", body = Untold)))]
+pub(super) async fn test_config(
     State(state): State<AdminState>,
     caller: Caller,
     Extension(shared): Extension<Shared>,
@@ -178,7 +182,7 @@ async fn wait_for_result(
     let mut pause = LOOK_MIN;
     loop {
         let found = find_delivery(&state.redis, &state.shards, config, delivery).await;
-        let found = found.inspect_err(|error| tracing::warn!(%error, "looking for a test's result failed"));
+        let found = found.inspect_err(|error| limited!(warn, %error, "looking for a test's result failed"));
         let view = found.ok().flatten().map(|detail| detail.view);
         if view.as_ref().is_some_and(is_told) || Instant::now() >= end {
             return view;

@@ -10,11 +10,16 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
+use super::config_certificate::ShownCertificate;
 use super::config_edit::{Refusal, apply};
+use super::described::{
+    ConfigIdText, ConfigsBody, EntityFiltersMap, MaskedHeaders, RetryStatus, SubscriptionText, Time, UrlText,
+};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
@@ -30,51 +35,89 @@ const UPDATE_CONFIGS: &str = "updateWebhookConfigs";
 
 /// Lets one change at a time through from this replica: they would otherwise only make each other try again.
 #[derive(Clone, Debug, Default)]
-struct Turn(Arc<Mutex<()>>);
+pub(super) struct Turn(Arc<Mutex<()>>);
 
 /// A config as answers show it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Config)]
 pub(super) struct ShownConfig {
+    #[schema(value_type = ConfigIdText)]
     id: String,
+    #[schema(value_type = UrlText)]
     url: String,
+    /// The event types that it wants.
+    #[schema(value_type = Vec<SubscriptionText>, min_items = 1, max_items = 256)]
     events: Vec<String>,
     /// Whole in the answer that made it, masked ever after.
+    #[schema(min_length = 1, max_length = 256, examples("whsec_****9f3a"))]
     secret: String,
+    /// The secret before, while it still signs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     previous_secret: Option<ShownSecret>,
+    /// False pauses without deleting.
     active: bool,
+    /// Equals `active`.
     is_enabled: bool,
+    /// Automatic retries after the first attempt.
+    #[schema(minimum = 0, maximum = 10)]
     max_retries: u32,
     retry_policy: RetryPolicy,
+    /// Statuses that are retried besides 5xx.
+    #[schema(value_type = Vec<RetryStatus>)]
     retry_on: RetryOn,
+    #[schema(required)]
     rate_limit: Option<RateLimit>,
+    #[schema(value_type = MaskedHeaders)]
     headers: BTreeMap<String, &'static str>,
+    /// The method of its deliveries.
     http_method: HttpMethod,
+    /// The format of their bodies.
     body_format: BodyFormat,
+    #[schema(value_type = EntityFiltersMap)]
     entity_filters: EntityFilters,
+    /// Whether deliveries also carry the headers of Standard Webhooks.
     standard_webhooks: bool,
+    /// Whether the log keeps payloads.
     log_payloads: bool,
+    /// What it shows to an endpoint that asks for a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    client_certificate: Option<ShownCertificate>,
+    #[schema(value_type = Time)]
     created_at: String,
+    #[schema(value_type = Time)]
     updated_at: String,
+    /// Only where Postrider disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     disabled_reason: Option<DisabledReason>,
+    /// Only where Postrider disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     disabled_at: Option<String>,
+    /// Only while an active config fails.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     health: Option<ShownHealth>,
 }
 
 /// The secret before, while it still signs; always masked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PreviousSecret)]
 struct ShownSecret {
+    #[schema(examples("whsec_****9f3a"))]
     secret: String,
+    /// Until when it signs.
+    #[schema(value_type = Time)]
     until: String,
 }
 
 /// How an endpoint does, as answers show it; left out while nothing is wrong.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Health)]
 struct ShownHealth {
     state: BreakerState,
     /// The last failure.
@@ -82,16 +125,37 @@ struct ShownHealth {
     reason: String,
     /// Since when it has that state.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     since: Option<String>,
+    /// When one delivery is sent to see whether it works again.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     next_probe_at: Option<String>,
+    /// Since when there is nothing but failures.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     failing_since: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Wrapped {
+/// The organisation's whole set.
+#[derive(Serialize, ToSchema)]
+#[schema(as = WrappedConfigs)]
+pub(super) struct Wrapped {
     configs: Vec<ShownConfig>,
+}
+
+/// The resulting configs, in the request's own shape.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = ConfigsAnswer)]
+#[allow(clippy::large_enum_variant)] // One a request.
+pub(super) enum PutAnswer {
+    /// For one config.
+    One(ShownConfig),
+    /// For an array.
+    All(Vec<ShownConfig>),
+    /// For an array under the name `configs`.
+    Wrapped(Wrapped),
 }
 
 /// The routes of this file.
@@ -101,7 +165,20 @@ pub(super) fn routes() -> Router<AdminState> {
         .layer(Extension(Turn::default()))
 }
 
-async fn list_configs(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
+/// List the organisation's configs
+///
+/// In the order of their making, secrets masked.
+#[utoipa::path(
+    get,
+    path = "/webhooks/configs",
+    operation_id = "getWebhookConfigs",
+    tag = "configs",
+    responses((status = 200, description = "The configs.", body = Vec<ShownConfig>)),
+)]
+pub(super) async fn list_configs(
+    State(state): State<AdminState>,
+    caller: Caller,
+) -> Result<Response, ApiError> {
     let set = state.directory.configs();
     if !set.complete {
         let wait = Duration::from_secs(1);
@@ -128,7 +205,26 @@ pub(super) fn show(state: &AdminState, config: &Config) -> ShownConfig {
     ShownConfig { health: known, ..ShownConfig::of(config, false, state.clock.now()) }
 }
 
-async fn put_configs(
+/// Make, change or delete configs
+///
+/// One object makes or changes one config; an array is the organisation's whole set, and what is not in it is
+/// deleted. A config is taken for an existing one when it has the same `id`, else when it has none and the same
+/// `url`. All or nothing.
+#[utoipa::path(
+    put,
+    path = "/webhooks/configs",
+    operation_id = "updateWebhookConfigs",
+    tag = "configs",
+    request_body = ConfigsBody,
+    responses((
+        status = 200,
+        description = "The resulting configs, in the request's own shape. The secret of a new one is shown, once.",
+        body = PutAnswer,
+        headers(("X-Postrider-Ignored" = String, description = "Only where there are any: names of fields that \
+                 nobody knows.")),
+    )),
+)]
+pub(super) async fn put_configs(
     State(state): State<AdminState>,
     Extension(turn): Extension<Turn>,
     caller: Caller,
@@ -142,13 +238,14 @@ async fn put_configs(
     let now = state.clock.now();
     let edit = |stored: &[Config], ids: &mut _| apply(&body, organisation, stored, ids, now);
     let results = change(&state, &caller, UPDATE_CONFIGS, edit).await?;
-    let mut shown: Vec<ShownConfig> =
-        results.iter().map(|result| ShownConfig::of(&result.config, result.created, now)).collect();
-    let mut response = match body.shape {
-        Shape::Single => Json(shown.pop()).into_response(),
-        Shape::List => Json(shown).into_response(),
-        Shape::Wrapped => Json(Wrapped { configs: shown }).into_response(),
+    let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created, now));
+    let answer = match body.shape {
+        // A single object gives one result.
+        Shape::Single => shown.next().map(PutAnswer::One),
+        Shape::List => Some(PutAnswer::All(shown.collect())),
+        Shape::Wrapped => Some(PutAnswer::Wrapped(Wrapped { configs: shown.collect() })),
     };
+    let mut response = Json(answer).into_response();
     body.ignored.tell(&mut response);
     Ok(response)
 }
@@ -206,6 +303,7 @@ impl ShownConfig {
             entity_filters: config.entity_filters.clone(),
             standard_webhooks: config.standard_webhooks,
             log_payloads: config.log_payloads,
+            client_certificate: config.client_certificate.as_ref().map(ShownCertificate::of),
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
             disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),

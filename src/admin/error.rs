@@ -8,7 +8,9 @@ use axum::http::header::{ALLOW, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::domain::log_limit::limited;
 use crate::redis::connection::RedisError;
 
 /// What a caller is told to wait when Redis is away or full.
@@ -28,18 +30,29 @@ pub struct ApiError {
     allow: Option<HeaderValue>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    message: &'a str,
-    code: &'a str,
-    data: EnvelopeData<'a>,
+/// What every answer that is no success holds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorEnvelope {
+    /// What is wrong, for people; names each wrong field with its path.
+    #[schema(examples("query.limit: expected a whole number from 1 to 100"))]
+    message: String,
+    /// What is wrong, for programs.
+    #[schema(pattern = "^[A-Z_]+$", examples("BAD_REQUEST"))]
+    code: &'static str,
+    data: ErrorData,
 }
 
-#[derive(Serialize)]
+/// Where it went wrong.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct EnvelopeData<'a> {
+struct ErrorData {
+    /// The answer's status.
+    #[schema(minimum = 400, maximum = 599, examples(400))]
     http_status: u16,
-    path: &'a str,
+    /// The procedure, as in `operationId`.
+    #[schema(examples("getWebhookLogs"))]
+    path: &'static str,
 }
 
 // === impl ApiError ===
@@ -130,7 +143,7 @@ impl ApiError {
     /// 500: a fault of ours. `detail` is logged here and not shown.
     #[must_use]
     pub fn internal(procedure: &'static str, detail: impl fmt::Display) -> Self {
-        tracing::error!(procedure, error = %detail, "an admin request failed");
+        limited!(error, procedure, error = %detail, "an admin request failed");
         let message = "internal error; the details are in the server's log";
         Self::new(procedure, StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_SERVER_ERROR", message)
     }
@@ -143,7 +156,7 @@ impl ApiError {
             _ if error.is_connection() => "the store cannot be reached",
             _ => return Self::internal(procedure, error),
         };
-        tracing::warn!(procedure, %error, "an admin request met an unavailable redis");
+        limited!(warn, procedure, %error, "an admin request met an unavailable redis");
         Self::unavailable(procedure, message, RETRY_AFTER_REDIS)
     }
 
@@ -162,10 +175,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let envelope = Envelope {
-            message: &self.message,
+        let envelope = ErrorEnvelope {
+            message: self.message,
             code: self.code,
-            data: EnvelopeData { http_status: self.status.as_u16(), path: self.procedure },
+            data: ErrorData { http_status: self.status.as_u16(), path: self.procedure },
         };
         let mut response = (self.status, axum::Json(envelope)).into_response();
         let headers = response.headers_mut();

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::body::Mistakes;
+use super::body::{Mistakes, whole_number};
+use super::described::{EventTypeText, Time};
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::EventType;
 use crate::domain::job::{Job, JobKind, JobState, Progress, RATE_DEFAULT, RATE_MAX};
@@ -12,14 +13,38 @@ use crate::domain::job::{Job, JobKind, JobState, Progress, RATE_DEFAULT, RATE_MA
 /// What a recover or a replay is to bring. Every field may be left out; an unknown one is refused, for a word that is
 /// misspelt must not widen the work.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code)] // The description's form of what [`JobRequest::parse`] takes field by field.
 pub struct JobRequestBody {
-    /// From this time on, included; ISO-8601 with a zone.
+    /// From this time on, included.
+    #[schema(value_type = Option<Time>)]
     since: Option<String>,
     /// Up to this time, excluded; now where it is left out, or later.
+    #[schema(value_type = Option<Time>)]
     until: Option<String>,
     /// Only events of this type.
+    #[schema(value_type = Option<EventTypeText>)]
+    event: Option<String>,
+    /// Only counts what would be brought.
+    dry_run: Option<bool>,
+    /// Deliveries or events a second.
+    #[schema(minimum = 1, maximum = 5000, default = 100)]
+    rate_per_second: Option<u32>,
+}
+
+/// As [`JobRequestBody`], for a replay, which needs to know where to begin.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code)] // As JobRequestBody.
+pub struct ReplayRequestBody {
+    /// From this time on, included.
+    #[schema(value_type = Time)]
+    since: String,
+    /// Up to this time, excluded; now where it is left out, or later.
+    #[schema(value_type = Option<Time>)]
+    until: Option<String>,
+    /// Only events of this type.
+    #[schema(value_type = Option<EventTypeText>)]
     event: Option<String>,
     /// Only counts what would be brought.
     dry_run: Option<bool>,
@@ -143,7 +168,7 @@ impl JobRequest {
             }
             "dryRun" => self.dry_run = value.as_bool().ok_or("expected true or false")?,
             "ratePerSecond" => {
-                let rate = value.as_u64().and_then(|rate| u32::try_from(rate).ok());
+                let rate = whole_number(value).and_then(|rate| u32::try_from(rate).ok());
                 self.rate_per_second = rate
                     .filter(|rate| (1..=RATE_MAX).contains(rate))
                     .ok_or_else(|| format!("expected a whole number from 1 to {RATE_MAX}"))?;

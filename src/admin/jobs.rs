@@ -11,8 +11,9 @@ use serde_json::json;
 use super::audit;
 use super::auth::Caller;
 use super::body::read_body;
+use super::described::{ConfigIdText, JobIdText};
 use super::error::ApiError;
-use super::job_body::{Counted, JobRequest, JobRequestBody, ShownJob, ShownJobs};
+use super::job_body::{Counted, JobRequest, JobRequestBody, ReplayRequestBody, ShownJob, ShownJobs};
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, StoredConfig};
@@ -50,7 +51,7 @@ pub(super) fn routes() -> Router<AdminState> {
     path = "/webhooks/configs/{id}/recover",
     operation_id = "recoverWebhookConfig",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
     request_body = Option<JobRequestBody>,
     responses(
         (status = 200, description = "A dry run: how many would be recovered", body = Counted),
@@ -82,8 +83,8 @@ pub(super) async fn recover_failed(
     path = "/webhooks/configs/{id}/replay",
     operation_id = "replayWebhookConfig",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
-    request_body = JobRequestBody,
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
+    request_body = ReplayRequestBody,
     responses(
         (status = 200, description = "A dry run: how many would be replayed", body = Counted),
         (status = 202, description = "The job has begun", body = ShownJob),
@@ -118,7 +119,7 @@ pub(super) async fn replay_events(
     path = "/webhooks/configs/{id}/jobs",
     operation_id = "getWebhookJobs",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config")),
     responses((status = 200, description = "The jobs, the newest first", body = ShownJobs))
 )]
 pub(super) async fn list(
@@ -142,7 +143,7 @@ pub(super) async fn list(
     path = "/webhooks/configs/{id}/jobs/{jobId}",
     operation_id = "getWebhookJob",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config"), ("jobId" = inline(JobIdText), Path, description = "The job")),
     responses((status = 200, description = "The job", body = ShownJob))
 )]
 pub(super) async fn one(
@@ -160,7 +161,7 @@ pub(super) async fn one(
     path = "/webhooks/configs/{id}/jobs/{jobId}/cancel",
     operation_id = "cancelWebhookJob",
     tag = "by hand",
-    params(("id" = String, Path, description = "The config"), ("jobId" = String, Path, description = "The job")),
+    params(("id" = inline(ConfigIdText), Path, description = "The config"), ("jobId" = inline(JobIdText), Path, description = "The job")),
     responses((status = 200, description = "The job, cancelled", body = ShownJob))
 )]
 pub(super) async fn cancel(

@@ -47,7 +47,7 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "A shell script that repeats the request", body = CurlAnswer)),
 )]
-async fn get_curl(
+pub(super) async fn get_curl(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

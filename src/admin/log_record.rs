@@ -2,7 +2,11 @@
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
+use super::described::{
+    ConfigIdText, DeliveryIdText, EventTypeText, FailReasonWord, StatusWord, Time, UrlText,
+};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
 use crate::domain::log_view::{AttemptLine, DeliveryView};
@@ -10,68 +14,125 @@ use crate::domain::vocabulary::hyphenated;
 use crate::redis::log_search::{DeliveryDetail, LogAnswer};
 
 /// The answer of `GET /webhooks/logs`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LogsAnswer {
+    /// How many deliveries match, whatever `limit` and `skip` are.
     total_count: usize,
+    /// True when there may be more than `totalCount`.
     total_count_is_floor: bool,
+    /// The deliveries of this page, newest first.
+    #[schema(max_items = 100)]
     edges: Vec<LogRecord>,
+    /// When the oldest row that these logs still hold was made; null when they are empty.
     #[serde(serialize_with = "optional_time")]
+    #[schema(value_type = Option<Time>, required)]
     oldest_at: Option<UnixMillis>,
     /// Where the next page begins; null on the last one.
     next_cursor: Option<String>,
+    /// Only where it is not 0: parts of the log that this version cannot understand, and left out.
     #[serde(skip_serializing_if = "is_zero")]
     unreadable: usize,
 }
 
 /// One delivery.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 pub struct LogRecord {
+    #[schema(value_type = DeliveryIdText)]
     delivery_id: String,
+    #[schema(value_type = ConfigIdText)]
     webhook_config_id: String,
+    #[schema(value_type = EventTypeText)]
     event: String,
+    /// The hyphenated name of `event` where there is one, else the same.
+    #[schema(value_type = EventTypeText)]
     event_sub_category: String,
+    /// The URL of the last attempt; the config's present one while there was none, null when that is deleted.
+    #[schema(value_type = Option<UrlText>, required)]
     url: Option<String>,
+    #[schema(value_type = StatusWord)]
     status: &'static str,
+    /// Attempts made; 0 while parked.
     attempts: u32,
+    /// When the last attempt began; null while there was none.
     #[serde(serialize_with = "optional_time")]
+    #[schema(value_type = Option<Time>, required)]
     last_attempt_at: Option<UnixMillis>,
+    /// When the next is due; only while retrying.
     #[serde(serialize_with = "optional_time", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
     next_attempt_at: Option<UnixMillis>,
+    /// Status of the last answer; null when none came.
+    #[schema(required, minimum = 100, maximum = 999, examples(503))]
     response_status: Option<u16>,
+    /// First 1 KiB of the last answer's body; null when it was empty or none came.
+    #[schema(required, examples("no upstream"))]
     response_body: Option<String>,
+    /// Why no answer came; null when one came.
+    #[schema(required, examples("timeout: no complete answer within 30 s"))]
     error: Option<String>,
+    /// Only when failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = FailReasonWord, required = false)]
     fail_reason: Option<&'static str>,
+    /// When the event entered the stream.
     #[serde(serialize_with = "time")]
+    #[schema(value_type = Time)]
     created_at: UnixMillis,
+    /// The trace of the event's `traceparent`, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$", examples("4bf92f3577b34da6a3ce929d0e0e4736"))]
+    trace_id: Option<String>,
+    /// Every attempt that is still known, oldest first.
     attempt_log: Vec<AttemptRecord>,
 }
 
 /// One attempt of a delivery.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Attempt)]
 pub struct AttemptRecord {
+    /// Its number, from 1.
+    #[schema(minimum = 1)]
     attempt: u32,
+    /// Whether it was answered 2xx.
     success: bool,
+    /// Status of the answer; null when none came.
+    #[schema(required, minimum = 100, maximum = 999, examples(503))]
     response_status: Option<u16>,
+    /// Why it did not succeed.
+    #[schema(required, examples("HTTP 503"))]
     error_message: Option<String>,
+    /// When it began.
     #[serde(serialize_with = "time")]
+    #[schema(value_type = Time)]
     created_at: UnixMillis,
+    /// How long it took, in milliseconds.
     duration_ms: u32,
+    /// The URL that was used, where it is known.
+    #[schema(value_type = Option<UrlText>, required)]
     url: Option<String>,
+    /// First 1 KiB of the answer's body, where it is known.
+    #[schema(required)]
     response_body: Option<String>,
 }
 
 /// The answer of `GET /webhooks/logs/{deliveryId}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DeliveryDetail)]
 pub struct LogDetail {
     #[serde(flatten)]
     record: LogRecord,
+    /// The body as JSON, its bytes unchanged; null where that would make the answer unreadable for common parsers.
+    #[schema(value_type = Option<Object>, required)]
     payload: Option<Box<RawValue>>,
+    /// The body as a string: what the signature covers. Null when it is no longer kept.
+    #[schema(required)]
     payload_raw: Option<String>,
+    /// Only when it is true: the body is no longer kept.
     #[serde(skip_serializing_if = "is_false")]
     payload_omitted: bool,
 }
@@ -106,6 +167,7 @@ impl From<DeliveryView> for LogRecord {
             error: view.error,
             fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
+            trace_id: view.trace.map(|trace| trace.to_string()),
             attempt_log: view.attempt_log.into_iter().map(AttemptRecord::from).collect(),
         }
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::audit;
 use super::auth::Caller;
+use super::described::DeliveryIdText;
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::logs::{delivery_id, find_one};
@@ -28,9 +29,9 @@ pub(super) fn routes() -> Router<AdminState> {
 
 /// Sends a delivery that was delivered or has failed once more: the same bytes, to the config's present URL.
 #[utoipa::path(post, path = "/webhooks/logs/{deliveryId}/retry", operation_id = "retryWebhookDelivery", tag = "logs",
-    params(("deliveryId" = String, Path, description = "The delivery's id")),
-    responses((status = 202, description = "The delivery, which waits for its attempt", body = serde_json::Value)))]
-async fn retry_delivery(
+    params(("deliveryId" = inline(DeliveryIdText), Path, description = "The delivery's id")),
+    responses((status = 202, description = "The delivery, which waits for its attempt", body = LogRecord)))]
+pub(super) async fn retry_delivery(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

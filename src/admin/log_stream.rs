@@ -25,6 +25,7 @@ use super::server::Stopping;
 use super::state::AdminState;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::owned_config::OwnedConfig;
 use crate::metrics;
 use crate::redis::log_tail::{LOGS_MAX, LogTail, Look, TailStart};
@@ -49,7 +50,7 @@ const HELLO: &str = ": connected\nretry: 2000\n\n";
 
 /// The open streams, by organisation.
 #[derive(Clone, Debug, Default)]
-struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
+pub(super) struct Places(Arc<Mutex<HashMap<OrganisationId, u32>>>);
 
 /// One open stream; its end frees the place.
 struct Place {
@@ -89,7 +90,7 @@ pub(super) fn routes() -> Router<AdminState> {
 /// Attempts as they are made, as server-sent events
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/logs/stream",
+    path = "/webhooks/logs/stream",
     operation_id = "streamWebhookLogs",
     tag = "logs",
     params(
@@ -103,7 +104,7 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "Events `attempt` and `fate`", content_type = "text/event-stream", body = String)),
 )]
-async fn follow(
+pub(super) async fn follow(
     State(state): State<AdminState>,
     caller: Caller,
     Extension(places): Extension<Places>,
@@ -236,7 +237,7 @@ impl Streaming {
                 found = &mut look => return match found {
                     Ok(found) => Turn::Found(found),
                     Err(error) => {
-                        tracing::warn!(%error, "a log stream ends: the logs cannot be read");
+                        limited!(warn, %error, "a log stream ends: the logs cannot be read");
                         Turn::End("redis")
                     }
                 },

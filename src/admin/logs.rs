@@ -6,11 +6,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::auth::Caller;
+use super::described::{ConfigIdText, DeliveryIdText, EventTypeText, StatusWord, Time};
 use super::error::ApiError;
 use super::log_query::LogParameters;
 use super::log_record::{LogDetail, LogsAnswer};
 use super::state::AdminState;
 use crate::domain::ids::{ConfigId, DeliveryId, InvalidId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::{DeliveryDetail, find_deliveries, find_delivery};
 
@@ -22,7 +24,33 @@ pub fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/logs", get(list)).route("/webhooks/logs/{deliveryId}", get(one))
 }
 
-async fn list(
+/// List deliveries
+///
+/// Newest first, one record per delivery. A parameter with another name is refused, and so is one that is given
+/// twice: a typing error must not widen a query silently.
+#[utoipa::path(
+    get,
+    path = "/webhooks/logs",
+    operation_id = "getWebhookLogs",
+    tag = "logs",
+    params(
+        ("webhookConfigId" = inline(Option<ConfigIdText>), Query, description = "Only this config's deliveries."),
+        ("event" = inline(Option<EventTypeText>), Query, description = "Only this event type."),
+        ("status" = inline(Option<StatusWord>), Query, description = "Only this state."),
+        ("since" = inline(Option<Time>), Query, description = "Not before this time of the last attempt."),
+        ("until" = inline(Option<Time>), Query, description = "Before this time of the last attempt."),
+        ("eventSubCategory" = inline(Option<EventTypeText>), Query, description = "Another name of event."),
+        ("success" = Option<bool>, Query, description = "True: delivered. False: retrying or failed."),
+        ("fromDate" = inline(Option<Time>), Query, description = "Another name of since."),
+        ("startDate" = inline(Option<Time>), Query, description = "Another name of since."),
+        ("toDate" = inline(Option<Time>), Query, description = "Another name of until."),
+        ("endDate" = inline(Option<Time>), Query, description = "Another name of until."),
+        ("limit" = Option<u32>, Query, description = "At most so many.", minimum = 1, maximum = 100),
+        ("skip" = Option<u32>, Query, description = "Leave out so many first.", minimum = 0, maximum = 10_000),
+    ),
+    responses((status = 200, description = "The deliveries that match.", body = LogsAnswer)),
+)]
+pub(super) async fn list(
     State(state): State<AdminState>,
     caller: Caller,
     RawQuery(query): RawQuery,
@@ -41,12 +69,23 @@ async fn list(
     let answer = answer.map_err(|error| ApiError::from_redis(LIST, &error))?;
     if answer.unreadable > 0 {
         let organisation = caller.organisation.as_str();
-        tracing::warn!(organisation, unreadable = answer.unreadable, "parts of the log cannot be understood");
+        limited!(warn, organisation, unreadable = answer.unreadable, "parts of the log cannot be understood");
     }
     Ok(Json(answer.into()))
 }
 
-async fn one(
+/// Read one delivery
+///
+/// With the body that was sent, and every attempt that is still known.
+#[utoipa::path(
+    get,
+    path = "/webhooks/logs/{deliveryId}",
+    operation_id = "getWebhookLog",
+    tag = "logs",
+    params(("deliveryId" = inline(DeliveryIdText), Path, description = "The delivery.")),
+    responses((status = 200, description = "The delivery.", body = LogDetail)),
+)]
+pub(super) async fn one(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

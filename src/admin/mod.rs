@@ -6,6 +6,23 @@
 //! A request passes, from the outside in: the headers for browsers ([`page_headers`]), the limits on requests in
 //! flight, on time and on bodies (here and [`body_guard`]), the [`gate`], which knows from [`access`] who may call
 //! what, and the handler. Each resource has a file with its routes.
+//! | route | procedure | roles |
+//! |---|---|---|
+//! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
+//! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
+//! | `GET .../webhooks/configs/{id}` | `getWebhookConfig` | viewer, manager, admin, operator |
+//! | `DELETE .../webhooks/configs/{id}` | `deleteWebhookConfig` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/pause`, `.../resume` | `pauseWebhookConfig`, `resumeWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/configs/{id}/rotate-secret` | `rotateWebhookSecret` | admin, operator |
+//! | `POST .../webhooks/configs/{id}/test` | `testWebhookConfig` | manager, admin, operator |
+//! | `POST .../webhooks/logs/{deliveryId}/retry` | `retryWebhookDelivery` | admin, operator |
+//! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
+//! | `GET /api/v2/admin/webhooks/event-types` | `getWebhookEventTypes` | all |
+//! | `GET /api/v2/admin/openapi.json` | `getOpenApi` | none asked for |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/recover`, `.../replay` | `recoverWebhookConfig`, `replayWebhookConfig` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
+//! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
+//! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod access;
 pub mod audit;
@@ -15,6 +32,7 @@ pub mod body_guard;
 pub mod client_address;
 pub mod config_body;
 mod config_by_id;
+mod config_certificate;
 mod config_choices;
 pub mod config_edit;
 mod config_events;
@@ -22,7 +40,9 @@ mod config_pace;
 mod config_test;
 pub mod configs;
 mod connection;
+mod described;
 pub mod error;
+mod event_types;
 mod gate;
 pub mod job_body;
 pub mod jobs;
@@ -34,6 +54,7 @@ pub mod log_record;
 mod log_retry;
 pub mod log_stream;
 pub mod logs;
+pub mod openapi;
 pub mod ops;
 mod page_headers;
 pub mod publish;
@@ -97,11 +118,13 @@ fn resources() -> Router<AdminState> {
         config_by_id::routes(),
         config_test::routes(),
         configs::routes(),
+        event_types::routes(),
         jobs::routes(),
         log_curl::routes(),
         log_retry::routes(),
         log_stream::routes(),
         logs::routes(),
+        openapi::routes(),
         publish::routes(),
         rejected::routes(),
         stats::routes(),

@@ -9,9 +9,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::body::read_body;
+use super::described::{EventsBody, NonceText};
 use super::error::ApiError;
 use super::publish_body::PublishBody;
 use super::state::AdminState;
@@ -26,15 +28,25 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(5);
 /// What a caller is told to wait when too few replicas acknowledged.
 const RETRY_AFTER_WAIT: Duration = Duration::from_secs(1);
 
-#[derive(Serialize)]
-struct Answer {
+/// What was published.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Published)]
+pub(super) struct Answer {
+    /// In the request's order.
+    #[schema(min_items = 1, max_items = 1000)]
     events: Vec<AnswerEvent>,
 }
 
-#[derive(Serialize)]
+/// One event that is in the stream.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PublishedEvent)]
 struct AnswerEvent {
+    #[schema(value_type = NonceText)]
     nonce: String,
+    /// The id of its entry in the stream.
+    #[schema(pattern = "^[0-9]+-[0-9]+$", examples("1777626000000-0"))]
     id: String,
+    /// Only when it is true: the nonce was known, nothing was published, and `id` is the first one's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
 }
@@ -46,7 +58,26 @@ pub(super) fn routes() -> Router<AdminState> {
         .layer(Extension(Arc::new(MemoryWatch::default())))
 }
 
-async fn publish_events(
+/// Publish one event or many
+///
+/// All or nothing. Nonces are remembered for 24 hours: a request that got no answer can be repeated if it has them.
+#[utoipa::path(
+    post,
+    path = "/webhooks/events",
+    operation_id = "publishWebhookEvents",
+    tag = "events",
+    params(("wait" = Option<u32>, Query, description = "Answer only when so many replicas of Redis have the write.",
+        minimum = 0, maximum = 16)),
+    request_body = EventsBody,
+    responses((
+        status = 202,
+        description = "Everything is in the stream.",
+        body = Answer,
+        headers(("X-Postrider-Ignored" = String, description = "Only where there are any: names of fields that \
+                 nobody knows.")),
+    )),
+)]
+pub(super) async fn publish_events(
     State(state): State<AdminState>,
     Extension(memory): Extension<Arc<MemoryWatch>>,
     caller: Caller,

@@ -29,7 +29,7 @@ const DELETE: &str = "deleteRejectedEvent";
 /// The answer of `GET /webhooks/rejected`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct RejectedAnswer {
+pub(super) struct RejectedAnswer {
     /// The entries, newest first.
     edges: Vec<RejectedRecord>,
     /// Where the next page begins; `null` when there is nothing more.
@@ -38,7 +38,7 @@ struct RejectedAnswer {
 
 /// An entry that is an event again.
 #[derive(Debug, Serialize, ToSchema)]
-struct Requeued {
+pub(super) struct Requeued {
     /// The event's id in the stream.
     id: String,
     /// The nonce that its deliveries carry.
@@ -56,7 +56,7 @@ pub(super) fn routes() -> Router<AdminState> {
 /// Stream entries that could not be understood, newest first
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/rejected",
+    path = "/webhooks/rejected",
     operation_id = "getRejectedEvents",
     tag = "rejected",
     params(
@@ -68,7 +68,7 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "A page of entries", body = RejectedAnswer)),
 )]
-async fn list(
+pub(super) async fn list(
     State(state): State<AdminState>,
     _caller: Caller,
     RawQuery(query): RawQuery,
@@ -97,13 +97,13 @@ async fn list(
 /// One entry with everything that was kept of it
 #[utoipa::path(
     get,
-    path = "/api/v2/admin/webhooks/rejected/{id}",
+    path = "/webhooks/rejected/{id}",
     operation_id = "getRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     responses((status = 200, description = "The entry", body = RejectedRecord)),
 )]
-async fn one(
+pub(super) async fn one(
     State(state): State<AdminState>,
     _caller: Caller,
     path: Result<Path<String>, PathRejection>,
@@ -115,14 +115,14 @@ async fn one(
 /// Repair an entry and put it back among the events
 #[utoipa::path(
     post,
-    path = "/api/v2/admin/webhooks/rejected/{id}/requeue",
+    path = "/webhooks/rejected/{id}/requeue",
     operation_id = "requeueRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     request_body(content = Option<RequeueBody>, description = "What to repair; nothing may be sent"),
     responses((status = 202, description = "It is an event again", body = Requeued)),
 )]
-async fn requeue(
+pub(super) async fn requeue(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
@@ -154,13 +154,13 @@ async fn requeue(
 /// Remove an entry for good
 #[utoipa::path(
     delete,
-    path = "/api/v2/admin/webhooks/rejected/{id}",
+    path = "/webhooks/rejected/{id}",
     operation_id = "deleteRejectedEvent",
     tag = "rejected",
     params(("id" = String, Path, description = "The entry, as the list names it")),
     responses((status = 204, description = "It is gone")),
 )]
-async fn delete(
+pub(super) async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

@@ -139,7 +139,7 @@ pub(super) fn routes() -> Router<AdminState> {
     params(("id" = String, Path, description = "The config's id")),
     responses((status = 200, description = "The config's stats", body = StatsAnswer)),
 )]
-async fn get_stats(
+pub(super) async fn get_stats(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,

@@ -103,7 +103,7 @@ pub(super) fn routes() -> Router<AdminState> {
     ),
     responses((status = 200, description = "Where the event is", body = TraceAnswer)),
 )]
-async fn get_trace(
+pub(super) async fn get_trace(
     State(state): State<AdminState>,
     caller: Caller,
     RawQuery(query): RawQuery,

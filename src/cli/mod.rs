@@ -17,6 +17,7 @@ mod connect;
 mod demo;
 mod doctor;
 pub mod error;
+mod events;
 mod findings;
 pub mod flags;
 mod forward;
@@ -26,6 +27,7 @@ mod listen;
 mod log_follow;
 mod logging;
 mod logs;
+mod openapi;
 pub mod output;
 mod pages;
 mod publish;
@@ -117,6 +119,12 @@ enum Command {
     /// Show the stream keys that producers write to
     #[command(subcommand)]
     Shards(shards::ShardsCommand),
+    /// Show the known event types: schema and sample of each
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Print the admin API's description: OpenAPI 3.1
+    #[command(name = "openapi")]
+    OpenApi,
     /// Remove what is stored of an organisation's events, or of one delivery
     Purge(purge::PurgeArgs),
     /// Check Redis and say what to change
@@ -153,6 +161,8 @@ pub fn main() -> ExitCode {
         Command::Rejected(command) => rejected::run(command, &mut context),
         Command::Trace(args) => trace::run(args, &mut context),
         Command::Shards(command) => shards::run(command, &mut context),
+        Command::Events(command) => events::run(command, &mut context),
+        Command::OpenApi => openapi::run(&mut context),
         Command::Purge(args) => purge::run(args, &mut context),
         Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Settings(command) => settings::run(command, &mut context),

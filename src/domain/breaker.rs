@@ -28,6 +28,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::clock::UnixMillis;
 use super::retry_policy::DELAY_MAX;
@@ -39,7 +40,7 @@ pub const RAMP_SUCCESSES: u32 = 10;
 pub const RAMP_FAILURES: u32 = 3;
 
 /// Where a breaker stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum BreakerState {
     /// Deliveries are sent.

@@ -3,6 +3,11 @@
 //! Owns: the list that people and programs are shown, with a sample of each. It is no filter: a subscription
 //! and an event are checked by shape ([`super::config::EventType`]), because the platform adds types at will.
 
+mod described;
+
+pub use described::Standing;
+use described::{DESCRIBED, Described};
+
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Category {
@@ -262,7 +267,38 @@ pub fn find(name: &str) -> Option<&'static KnownEvent> {
     ALL.iter().find(|known| known.name == name)
 }
 
+/// The sample `data` of the known event type with this name, a JSON object; aliases are followed.
+#[must_use]
+pub fn sample(name: &str) -> Option<&'static str> {
+    let canonical = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, dotted)| dotted);
+    find(canonical).map(|known| known.sample)
+}
+
 // === impl KnownEvent ===
+
+impl KnownEvent {
+    /// The JSON Schema (draft 2020-12) of `data`, as JSON. Fields may be added; it limits nothing that is sent.
+    #[must_use]
+    pub fn schema(&self) -> &'static str {
+        self.described().map_or("{}", |described| described.schema)
+    }
+
+    /// Who chose its name and fields.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.described().map_or(Standing::Own, |described| described.standing)
+    }
+
+    /// Hyphenated names of the same occurrence.
+    pub fn aliases(&self) -> impl Iterator<Item = &'static str> {
+        let name = self.name;
+        ALIASES.iter().filter(move |(_, dotted)| *dotted == name).map(|(alias, _)| *alias)
+    }
+
+    fn described(&self) -> Option<&'static Described> {
+        DESCRIBED.iter().find(|described| described.name == self.name)
+    }
+}
 
 const fn event(
     name: &'static str,
@@ -276,6 +312,21 @@ const fn event(
 // === impl Category ===
 
 impl Category {
+    /// All categories.
+    pub const ALL: [Self; 11] = [
+        Self::Reward,
+        Self::Challenge,
+        Self::Action,
+        Self::Achievement,
+        Self::Points,
+        Self::Referral,
+        Self::User,
+        Self::Commerce,
+        Self::Social,
+        Self::Shopify,
+        Self::Webhook,
+    ];
+
     /// The word in tables and on the command line.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -323,6 +374,31 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(known.sample).expect("JSON");
             assert!(value.as_object().is_some_and(|fields| !fields.is_empty()), "{}", known.name);
         }
+    }
+
+    #[test]
+    fn every_sample_fits_its_schema_and_what_lacks_a_field_does_not() {
+        let described: Vec<&str> = DESCRIBED.iter().map(|described| described.name).collect();
+        assert_eq!(described, ALL.iter().map(|known| known.name).collect::<Vec<_>>());
+        for known in ALL {
+            let schema: serde_json::Value = serde_json::from_str(known.schema()).expect("JSON");
+            assert!(jsonschema::meta::is_valid(&schema), "{}", known.name);
+            assert_eq!((&schema["title"], &schema["type"]), (&known.name.into(), &"object".into()));
+            let options = jsonschema::options().should_validate_formats(true);
+            let validator = options.build(&schema).expect("a schema");
+            let mut sample: serde_json::Value = serde_json::from_str(known.sample).expect("JSON");
+            let faults: Vec<String> = validator.iter_errors(&sample).map(|e| e.to_string()).collect();
+            assert!(faults.is_empty(), "{}: {faults:?}", known.name);
+            let properties = schema["properties"].as_object().expect("properties");
+            let unknown =
+                sample.as_object().into_iter().flatten().find(|(name, _)| !properties.contains_key(*name));
+            assert_eq!(unknown, None, "{}: its schema does not describe a field of its sample", known.name);
+            let required = schema["required"][0].as_str().expect("a required field");
+            sample.as_object_mut().and_then(|fields| fields.remove(required)).expect("it is in the sample");
+            assert!(!validator.is_valid(&sample), "{} without {required}", known.name);
+        }
+        assert_eq!(sample("reward-claim"), sample("reward.claimed"));
+        assert!(sample("reward.claimed").is_some() && sample("reward.nothing").is_none());
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! How many requests a second a config lets through (docs/WIRE.md section 6).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Highest `perSecond` and `burst`.
 pub const RATE_MAX: u32 = 100_000;
 
 /// A token bucket over all replicas: `burst` tokens at most, refilled at `per_second`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
     /// Requests a second, 1 to [`RATE_MAX`].
+    #[schema(minimum = 1, maximum = 100_000)]
     pub per_second: u32,
     /// Requests at once after a pause, 1 to [`RATE_MAX`].
+    #[schema(minimum = 1, maximum = 100_000)]
     pub burst: u32,
 }
 

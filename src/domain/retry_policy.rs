@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Longest delay between two attempts.
 pub const DELAY_MAX: Duration = Duration::from_secs(86_400);
@@ -20,7 +21,7 @@ pub enum Schedule {
 }
 
 /// When a config's deliveries are tried again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "mode", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum RetryPolicy {
     /// As the installation's schedule says: the curve, unless `--retry-schedule` replaces it.
@@ -29,6 +30,7 @@ pub enum RetryPolicy {
     /// Always after the same delay, whatever the installation's schedule is.
     Fixed {
         /// Seconds, 1 to 86,400.
+        #[schema(rename = "delaySeconds", minimum = 1, maximum = 86_400)]
         delay_seconds: u32,
     },
 }

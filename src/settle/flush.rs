@@ -13,6 +13,7 @@ use super::settler::{GATHER_COUNT, Settler};
 use crate::domain::delivery::{DeliveryRecord, FailReason};
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::{LogRow, PackedPage, Status};
+use crate::domain::log_limit::limited;
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result, new_pipeline};
 use crate::redis::fates::{Applied, Settled, Step, settle_answer};
@@ -131,7 +132,7 @@ impl Settler {
 
     fn note(&self, error: &RedisError, what: &'static str) {
         metrics::redis_error(error.operation);
-        tracing::warn!(%error, "{what}");
+        limited!(warn, %error, "{what}");
     }
 
     /// Puts a unit's entries back, to be written again: the log tells equal rows apart, the script tells a
@@ -257,7 +258,7 @@ impl Settler {
                     self.parts.metrics.failed(*reason).increment(1);
                     let place = usize::from(reason.code() - 1);
                     let id = entry.job.delivery.id;
-                    self.count(id.event().shard(), entry.job.delivery.config, |counts| {
+                    self.counting.count(id.event().shard(), entry.job.delivery.config, |counts| {
                         counts.failed[place] += 1
                     });
                 }
@@ -271,7 +272,7 @@ impl Settler {
         let metrics = &self.parts.metrics;
         metrics.delivered.increment(1);
         let delivery = &entry.job.delivery;
-        self.count(delivery.id.event().shard(), delivery.config, |counts| counts.delivered += 1);
+        self.counting.count(delivery.id.event().shard(), delivery.config, |counts| counts.delivered += 1);
         if let Some(row) = &entry.row {
             let waited = row.at.since(row.created_at).as_secs_f64() + f64::from(row.took_ms) / 1_000.0;
             metrics.delivery_seconds.record(waited);

@@ -12,6 +12,7 @@
 
 mod aside;
 mod company;
+mod counted;
 mod credit;
 mod entry;
 mod flush;

@@ -1,7 +1,6 @@
 //! The settler of a worker: turns outcomes and decisions into entries for the next flush.
 
 use std::cell::{Cell, RefCell};
-use std::collections::hash_map::Entry as Entered;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::company::Company;
+use super::counted::Counting;
 use super::entry::{Action, Entry, Unsettled};
 use super::job::{Attempted, Consumer, Hold, Job, Ticket};
 use super::verdict::{Verdict, judge};
@@ -21,13 +21,11 @@ use crate::domain::delivery::{BODY_INLINE_MAX_BYTES, DeliveryRecord, FailReason,
 use crate::domain::ids::{ConfigId, EventId, ShardNumber};
 use crate::domain::log::{LogRow, Status};
 use crate::domain::snapshot::Snapshot;
-use crate::domain::stats::Counts;
 use crate::metrics::WalkMetrics;
 use crate::redis::connection::Link;
 use crate::redis::fates::Step;
 use crate::redis::keys::ShardKeys;
 use crate::redis::log_write::Written;
-use crate::redis::stats::Counted;
 use crate::settings::Settings;
 
 /// A claim outlives the request's deadline by this, so that a slow outcome still finds it.
@@ -41,10 +39,6 @@ const UNSETTLED_MAX: usize = 2_048;
 
 /// A look sooner than this is announced to the scheduler, which otherwise sleeps for up to a second.
 const LOOK_SOON: Duration = Duration::from_secs(1);
-
-/// Configs that are counted at a time: 5 MiB. More than that within some seconds, or while Redis is away, go without
-/// stats for as long.
-const COUNTED_MAX: usize = 16_384;
 
 /// What a settler works with.
 pub struct SettlerParts {
@@ -82,7 +76,7 @@ pub struct Settler {
     pub(super) wake: Notify,
     pub(super) chores: RefCell<Chores>,
     /// What the deliveries of each config came to since that was last taken.
-    counted: RefCell<Counted>,
+    pub(super) counting: Counting,
     /// A flush is under way: what it took from the queue and from the acknowledgements is not written yet.
     pub(super) flushing: Cell<bool>,
     /// The store is full: log pages go through the script, which it still takes.
@@ -123,7 +117,7 @@ impl Settler {
             held: RefCell::default(),
             wake: Notify::new(),
             chores: RefCell::default(),
-            counted: RefCell::default(),
+            counting: Counting::default(),
             flushing: Cell::new(false),
             full_until: Cell::new(None),
             quiet: Notify::new(),
@@ -170,7 +164,7 @@ impl Settler {
         }
         let outcome = attempted.result.outcome_with(attempted.retry.retry_on);
         let shard = job.delivery.id.event().shard();
-        self.count(shard, job.delivery.config, |counts| {
+        self.counting.count(shard, job.delivery.config, |counts| {
             counts.attempt(attempted.at, outcome, &attempted.result);
         });
         let mut hold = job.hold.borrow_mut();
@@ -234,27 +228,6 @@ impl Settler {
     #[must_use]
     pub fn claim_lease(&self) -> Duration {
         self.parts.settings.delivery.request_timeout + CLAIM_MARGIN
-    }
-
-    /// An event was read that an inactive config would have had.
-    pub fn skipped(&self, shard: ShardNumber, config: ConfigId) {
-        self.count(shard, config, |counts| counts.skipped += 1);
-    }
-
-    pub(super) fn count(&self, shard: ShardNumber, config: ConfigId, change: impl FnOnce(&mut Counts)) {
-        let mut counted = self.counted.borrow_mut();
-        let full = counted.len() >= COUNTED_MAX;
-        match counted.entry((shard, config)) {
-            Entered::Occupied(entry) => change(entry.into_mut()),
-            Entered::Vacant(entry) if !full => change(entry.insert(Counts::default())),
-            Entered::Vacant(_) => {}
-        }
-    }
-
-    /// Takes what was counted.
-    #[must_use]
-    pub fn take_counted(&self) -> Counted {
-        self.counted.take()
     }
 
     /// Takes the chores that have come up.

@@ -1,9 +1,10 @@
 //! What a config chooses about its requests: the method and the format of the body (docs/WIRE.md sections 3, 6).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The method of a config's requests. `GET` is none of them: a payload in a `GET` cannot be relied on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum HttpMethod {
     /// `POST`, unless the config says otherwise.
@@ -14,7 +15,7 @@ pub enum HttpMethod {
 }
 
 /// The format of a config's bodies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum BodyFormat {
     /// `event`, `timestamp`, `nonce`, `id`, `data`; types by the names that producers gave.

@@ -1,6 +1,7 @@
 //! Why Postrider set a config to inactive (docs/WIRE.md section 4).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::clock::UnixMillis;
 
@@ -20,7 +21,7 @@ pub struct Disabled {
 }
 
 /// Why Postrider disabled a config.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DisabledReason {
     /// The receiver answered 410.
