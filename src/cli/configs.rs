@@ -1,4 +1,5 @@
-//! `postrider configs list|put`: webhook configs, through a running server's API.
+//! `postrider configs`: webhook configs, through a running server's API. Here are `list` and `put`; what concerns one
+//! config is in `config_one`, `config_test`, `config_stats`, `config_work` and `jobs`.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -6,18 +7,44 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
+use super::config_one::{DeleteArgs, OneArgs, RotateArgs};
+use super::config_test::TestArgs;
+use super::config_work::WorkArgs;
 use super::error::CliError;
 use super::http::Method;
+use super::jobs::JobsCommand;
 use super::output::{OutputFormat, TextTable};
-use super::server::ServerFlags;
-use super::{Context, block_on, logging};
+use super::server::{ApiAnswer, ServerFlags};
+use super::{Context, block_on, config_one, config_stats, config_test, config_work, jobs, logging};
+use crate::domain::job::JobKind;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigsCommand {
     /// List the organisation's configs; secrets are masked
     List(ListArgs),
+    /// Show one config; its secret is masked
+    Get(OneArgs),
     /// Create or change one config from flags, or what a file says
     Put(PutArgs),
+    /// Delete one config; what waits for it ends as failed, its log stays until it ages out
+    Delete(DeleteArgs),
+    /// Send it a test event by the way that every event takes; ends with 0 when that is delivered
+    Test(TestArgs),
+    /// Send nothing to it; what comes meanwhile waits
+    Pause(OneArgs),
+    /// Send to it again, also where Postrider had disabled it
+    Resume(OneArgs),
+    /// Give it a new secret; the old one signs beside it for a while
+    Rotate(RotateArgs),
+    /// Show how its endpoint does: the last hour and day, what waits, its breaker
+    Stats(OneArgs),
+    /// Put its failed deliveries back into its queue
+    Recover(WorkArgs),
+    /// Bring events that the stream still holds to it again; needs --since
+    Replay(WorkArgs),
+    /// List, show and cancel what recover and replay began
+    #[command(subcommand)]
+    Jobs(JobsCommand),
 }
 
 #[derive(Debug, Args)]
@@ -97,24 +124,40 @@ impl std::fmt::Debug for PutArgs {
 
 pub(super) fn run(command: ConfigsCommand, context: &mut Context) -> Result<(), CliError> {
     logging::start_every(context)?;
-    let (answer, output) = match command {
+    match command {
         ConfigsCommand::List(args) => {
-            (block_on(args.server.call(Method::GET, "configs", &[], None))?, args.output)
+            let answer = block_on(args.server.call(Method::GET, "configs", &[], None))?;
+            show(&answer, args.output, context)
         }
         ConfigsCommand::Put(args) => {
             let body = args.body()?;
-            (block_on(args.server.call(Method::PUT, "configs", &[], Some(body)))?, args.output)
+            let answer = block_on(args.server.call(Method::PUT, "configs", &[], Some(body)))?;
+            show(&answer, args.output, context)
         }
-    };
-    if output == OutputFormat::Json {
-        return Ok(context.output.line(answer.text)?);
+        ConfigsCommand::Get(args) => config_one::get(&args, context),
+        ConfigsCommand::Delete(args) => config_one::delete(&args, context),
+        ConfigsCommand::Pause(args) => config_one::switch(&args, "pause", context),
+        ConfigsCommand::Resume(args) => config_one::switch(&args, "resume", context),
+        ConfigsCommand::Rotate(args) => config_one::rotate(&args, context),
+        ConfigsCommand::Test(args) => config_test::run(&args, context),
+        ConfigsCommand::Stats(args) => config_stats::run(&args, context),
+        ConfigsCommand::Recover(args) => config_work::run(&args, JobKind::Recover, context),
+        ConfigsCommand::Replay(args) => config_work::run(&args, JobKind::Replay, context),
+        ConfigsCommand::Jobs(command) => jobs::run(command, context),
     }
-    let answer = answer.value;
-    let configs = match &answer {
+}
+
+/// One config, or a list of them in any of the shapes that a `PUT` answers.
+pub(super) fn show(answer: &ApiAnswer, format: OutputFormat, context: &mut Context) -> Result<(), CliError> {
+    if format == OutputFormat::Json {
+        return Ok(context.output.line(&answer.text)?);
+    }
+    let answer = &answer.value;
+    let configs = match answer {
         Value::Array(configs) => configs.as_slice(),
         Value::Object(wrapper) => match wrapper.get("configs") {
             Some(Value::Array(configs)) => configs.as_slice(),
-            _ => std::slice::from_ref(&answer),
+            _ => std::slice::from_ref(answer),
         },
         _ => &[],
     };
@@ -144,7 +187,8 @@ pub(super) fn cell(object: &Value, name: &str) -> String {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, CliError> {
+/// The bytes of a file; `-` is stdin.
+pub(super) fn read(path: &PathBuf) -> Result<Vec<u8>, CliError> {
     let read = if path.as_os_str() == "-" {
         let mut body = Vec::new();
         std::io::stdin().read_to_end(&mut body).map(|_| body)
@@ -154,7 +198,8 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, CliError> {
     read.map_err(|error| CliError::Failure(format!("cannot read {}: {error}", path.display())))
 }
 
-fn header(line: &str) -> Result<(String, Value), CliError> {
+/// Reads `Name: value`.
+pub(super) fn header(line: &str) -> Result<(String, Value), CliError> {
     match line.split_once(':') {
         Some((name, value)) => Ok((name.trim().to_owned(), Value::from(value.trim()))),
         // The line is not repeated: values of headers are often secrets.

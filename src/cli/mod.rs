@@ -7,7 +7,12 @@
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
 mod capacity;
+mod audit;
 mod completions;
+mod config_one;
+mod config_stats;
+mod config_test;
+mod config_work;
 mod configs;
 mod connect;
 mod demo;
@@ -17,12 +22,17 @@ mod events;
 mod findings;
 mod findings_audit;
 pub mod flags;
+mod forward;
 mod http;
+mod jobs;
+mod listen;
+mod log_follow;
 mod logging;
 mod logs;
 mod migrate;
 mod openapi;
 pub mod output;
+mod pages;
 mod publish;
 mod publish_file;
 mod purge;
@@ -34,8 +44,12 @@ mod serve;
 mod server;
 mod settings;
 mod shards;
+mod tail;
+mod time;
 mod token;
 mod trace;
+mod verify;
+mod verify_forms;
 
 use std::process::ExitCode;
 
@@ -84,12 +98,19 @@ enum Command {
     /// Create, list and revoke API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// List and put webhook configs of a running server
+    /// Look at, change, test and repair webhook configs of a running server
     #[command(subcommand)]
     Configs(configs::ConfigsCommand),
-    /// Read the delivery log of a running server
+    /// Read and follow the delivery log of a running server, and send deliveries again
     #[command(subcommand)]
     Logs(logs::LogsCommand),
+    /// See who changed what on a running server
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Send an organisation's deliveries to a local server too, signed for it
+    Listen(listen::ListenArgs),
+    /// Check a body's signature, and say what is wrong with it
+    Verify(verify::VerifyArgs),
     /// Seal the secrets of configs in Redis, and see how they lie there
     #[command(subcommand)]
     Secrets(secrets::SecretsCommand),
@@ -141,6 +162,9 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(command, &mut context),
         Command::Configs(command) => configs::run(command, &mut context),
         Command::Logs(command) => logs::run(command, &mut context),
+        Command::Audit(command) => audit::run(command, &mut context),
+        Command::Listen(args) => listen::run(args, &mut context),
+        Command::Verify(args) => verify::run(&args, &mut context),
         Command::Secrets(command) => secrets::run(command, &mut context),
         Command::Rejected(command) => rejected::run(command, &mut context),
         Command::Trace(args) => trace::run(args, &mut context),

@@ -28,7 +28,14 @@ pub(super) fn run(args: ReadyArgs, context: &mut Context) -> Result<(), CliError
         .map_err(|error| CliError::Usage(format!("--ops-listen {address}: {error}")))?;
     url.set_path(&args.path);
     let answer = block_on(async {
-        let call = Call { method: Method::GET, url: &url, token: "", organisation: None, body: None };
+        let call = Call {
+            method: Method::GET,
+            url: &url,
+            token: "",
+            organisation: None,
+            body: None,
+            patience: super::http::CALL_TIMEOUT,
+        };
         http::call(call).await.map_err(|error| {
             CliError::Failure(format!("no answer from {url}: {}", http::with_causes(&error)))
         })

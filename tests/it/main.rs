@@ -13,6 +13,7 @@ mod bad_starts;
 mod by_hand;
 mod by_hand_script;
 mod cli;
+mod cli_api;
 mod cli_http;
 mod config_by_id;
 mod control_scripts;

@@ -119,8 +119,15 @@ impl Endpoints {
         let started = Instant::now();
         loop {
             let (method, body) = (method.clone(), body.clone());
-            let answer =
-                http::call(Call { method, url, token: token.expose(), organisation: None, body }).await;
+            let answer = http::call(Call {
+                method,
+                url,
+                token: token.expose(),
+                organisation: None,
+                body,
+                patience: http::CALL_TIMEOUT,
+            })
+            .await;
             let answer = answer.map_err(|error| CliError::Failure(format!("the admin API: {error}")))?;
             let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
             let done = will_do(answer.status.as_u16(), &json);

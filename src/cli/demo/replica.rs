@@ -167,7 +167,15 @@ impl Replica {
 
 async fn get(base: &Url, path: &str) -> Result<http::Answer, Box<dyn std::error::Error + Send + Sync>> {
     let url = base.join(path)?;
-    http::call(Call { method: http::Method::GET, url: &url, token: "", organisation: None, body: None }).await
+    http::call(Call {
+        method: http::Method::GET,
+        url: &url,
+        token: "",
+        organisation: None,
+        body: None,
+        patience: http::CALL_TIMEOUT,
+    })
+    .await
 }
 
 /// An address of this machine that is free now.
