@@ -74,7 +74,7 @@ finish() {
 trap finish EXIT
 
 for _ in $(seq 300); do
-    grep -q '"message":"ready"' "$place/log" && break
+    [ -s "$place/receiver" ] && grep -q '"message":"ready"' "$place/log" && break
     kill -0 "$server" 2>/dev/null || break
     sleep 0.1
 done
@@ -87,6 +87,7 @@ token() {
 
 export API_CHECK_URL=http://$address API_CHECK_REDIS=$place/data/redis/redis.sock API_CHECK_SEEN=$place/seen
 export API_CHECK_ADMIN API_CHECK_OPERATOR API_CHECK_RECEIVER
+[ -s "$place/receiver" ] || fail "the receiver did not start"
 API_CHECK_RECEIVER=http://127.0.0.1:$(head -n 1 "$place/receiver")
 API_CHECK_ADMIN=$(token admin)
 API_CHECK_OPERATOR=$(token operator)
@@ -101,7 +102,7 @@ check() {
     done
     say "schemathesis as $role"
     # Longer than this is a fault: the run is bounded by its number of examples.
-    (cd "$tools" && PYTHONPATH=$root/tests/api SCHEMATHESIS_HOOKS=hooks timeout 300 venv/bin/schemathesis \
+    (cd "$tools" && PYTHONPATH=$root/tests/api SCHEMATHESIS_HOOKS=hooks timeout --signal INT 300 venv/bin/schemathesis \
         --config-file "$root/tests/api/schemathesis.toml" run "http://$address/api/v2/admin/openapi.json" \
         "${headers[@]}" --max-examples "$examples" \
         ${API_CHECK_SEED:+--seed "$API_CHECK_SEED"}) || code=$?

@@ -252,13 +252,15 @@ fn parse(
 
 /// The data of a test that brings none: what the catalogue shows of the type.
 fn sample(event: &str) -> String {
-    let of_unknown = || serde_json::json!({ "message": format!("A test event of type {event}.") }).to_string();
+    let of_unknown =
+        || serde_json::json!({ "message": format!("A test event of type {event}.") }).to_string();
     catalogue::sample(event).map_or_else(of_unknown, str::to_owned)
 }
 
 /// How long a test waits for its result: as asked, and less than a request may take.
 fn wait(settings: &Settings, asked: Option<Duration>) -> Duration {
-    let usual = settings.delivery.request_timeout.saturating_add(WAIT_BEYOND).min(Duration::from_secs(WAIT_MAX));
+    let usual =
+        settings.delivery.request_timeout.saturating_add(WAIT_BEYOND).min(Duration::from_secs(WAIT_MAX));
     asked.unwrap_or(usual).min(settings.admin.request_timeout.saturating_sub(WAIT_BEFORE))
 }
 

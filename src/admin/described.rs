@@ -6,12 +6,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, Type,
+};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::config_body::CONFIGS_MAX;
-pub(super) use super::described_texts::{CategoryWord, ConfigIdText, CursorText, DeliveryIdText, EntityFiltersMap, EntryIdText, EventPlace, EventTypeText, FailReasonWord, HeadersInput, JobIdText, MaskedHeaders, NonceText, OrganisationIdText, PlainText, RejectReasonWord, RejectedIdText, RetryStatus, RoleWord, StandingWord, StatusWord, SubscriptionText, Time, TokenIdText, UrlText};
+pub(super) use super::described_texts::{
+    CategoryWord, ConfigIdText, CursorText, DeliveryIdText, EntityFiltersMap, EntryIdText, EventPlace,
+    EventTypeText, FailReasonWord, HeadersInput, JobIdText, MaskedHeaders, NonceText, OrganisationIdText,
+    PlainText, RejectReasonWord, RejectedIdText, RetryStatus, RoleWord, StandingWord, StatusWord,
+    SubscriptionText, Time, TokenIdText, UrlText,
+};
 use super::publish_body::ITEMS_MAX;
 use crate::domain::config::{BodyFormat, EntityFilters, HttpMethod};
 

@@ -167,7 +167,6 @@ named_schemas! {
             "|evt_(0|[1-9][0-9]{0,3})_(0|[1-9][0-9]{0,13})-(0|[1-9][0-9]{0,8})",
             "|dlv_[0-7][0-9a-hjkmnp-tv-z]{25})$"
         )))
-        .examples([json!("evt_0_1777626000118-0")])
     };
     /// A name or an id, compared as it is.
     PlainText as "PlainText" = |text| text.min_length(Some(1)).max_length(Some(512));

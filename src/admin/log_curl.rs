@@ -33,7 +33,7 @@ pub struct CurlAnswer {
     /// A script for a POSIX shell. It asks for the secret in the variable WEBHOOK_SECRET.
     command: String,
     /// The variables that the script needs.
-    #[schema(examples(json!(["WEBHOOK_SECRET", "HEADER_X_API_KEY"])))]
+    #[schema(examples("WEBHOOK_SECRET", "HEADER_X_API_KEY"))]
     variables: Vec<String>,
 }
 

@@ -124,7 +124,11 @@ const ERRORS: [ErrorAnswer; 11] = [
     error("413", "PayloadTooLarge", "The request's body is over the route's limit."),
     ErrorAnswer {
         retry_after: true,
-        ..error("429", "TooManyRequests", "The token's limit of requests is used up, or too many bad tokens came from this address.")
+        ..error(
+            "429",
+            "TooManyRequests",
+            "The token's limit of requests is used up, or too many bad tokens came from this address.",
+        )
     },
     error("500", "InternalServerError", "A fault of Postrider's; details are in its log only."),
     error("504", "GatewayTimeout", "The request was not finished in time; it may go on."),

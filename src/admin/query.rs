@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named() {
-        let text = "limit=0&colour=1&since=2026-05-02T00:00:00Z&until=2026-05-01T00:00:00Z&cursor=07&cursor=b";
+        let text =
+            "limit=0&colour=1&since=2026-05-02T00:00:00Z&until=2026-05-01T00:00:00Z&cursor=07&cursor=b";
         let mut query = Query::new(Some(text), &["limit", "since", "until", "cursor"]);
         let _ = (query.limit(), query.window(), query.cursor::<u32>());
         let told = query.mistakes.to_string();

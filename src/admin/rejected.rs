@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 use super::audit::note;
 use super::auth::Caller;
 use super::body::{Mistakes, read_body};
-use super::described::{EntryIdText, NonceText, OrganisationIdText, PlainText, RejectReasonWord, RejectedIdText};
+use super::described::{
+    EntryIdText, NonceText, OrganisationIdText, PlainText, RejectReasonWord, RejectedIdText,
+};
 use super::error::ApiError;
 use super::query::Query;
 use super::rejected_record::{RejectedRecord, RequeueBody, SHOWN_IN_LIST};

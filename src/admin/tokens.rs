@@ -65,7 +65,12 @@ pub(super) struct TokensAnswer {
 #[allow(dead_code)] // Read by hand, so that every mistake is told at once.
 pub(super) struct TokenRequest {
     /// A name for people.
-    #[schema(min_length = 1, max_length = 128, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", examples("ci"))]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+        examples("ci")
+    )]
     name: String,
     /// Only operators make `operator`.
     #[schema(value_type = RoleWord)]

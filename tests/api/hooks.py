@@ -97,11 +97,25 @@ def map_case(context, case):
     return case
 
 
-SHAPES = re.compile("^(dlv_[0-7][0-9a-hjkmnp-tv-z]{25}|[0-9a-f]{24}|[0-9a-f]{12}|job_[0-9a-f]{16}|rej_[0-9]+_[0-9]+-[0-9]+)$")
+SHAPES = re.compile(
+    "^(dlv_[0-7][0-9a-hjkmnp-tv-z]{25}|[0-9a-f]{24}|[0-9a-f]{12}|job_[0-9a-f]{16}|rej_[0-9]+_[0-9]+-[0-9]+)$"
+)
+
+
+# The ids that the description shows, with which some phases are content.
+EXAMPLES = [
+    "9b1d04c57ea2f3180000002f",
+    "dlv_000000001f06fbnfev40000000",
+    "job_0b61f8a09c2d4e57",
+    "5f0c9d2b7a11",
+    "rej_0_1777626000121-0",
+]
 
 
 def is_replaced(value):
-    return isinstance(value, str) and SHAPES.match(value) is not None and sum(value.encode()) % 2 == 1
+    if not isinstance(value, str) or SHAPES.match(value) is None:
+        return False
+    return value in EXAMPLES or sum(value.encode()) % 2 == 1
 
 
 def operation_id(case):
