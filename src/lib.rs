@@ -18,5 +18,6 @@ pub mod retry;
 pub mod routing;
 pub mod settings;
 pub mod settle;
+pub mod spans;
 pub mod upkeep;
 pub mod worker;

@@ -111,6 +111,7 @@ fn row_of(event: EventId, config: ConfigId, ms: u64, number: u32) -> LogRow {
         reason: (status == Status::Failed).then_some(FailReason::Exhausted),
         took_ms: 9,
         history: if attempt > 1 { (1..=attempt).map(summary).collect() } else { Vec::new() },
+        trace: None,
     }
 }
 

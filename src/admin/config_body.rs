@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::body::{Ignored, Mistakes, whole_number};
+use super::config_certificate::{CertificateInput, parse_certificate};
 use super::config_choices::{parse_active, parse_body_format, parse_flag, parse_http_method};
 use super::config_events::{parse_entity_filters, parse_events};
 use super::config_pace::{parse_rate_limit, parse_retry_on, parse_retry_policy};
@@ -83,6 +84,9 @@ pub struct ConfigInput {
     pub standard_webhooks: Option<bool>,
     /// `logPayloads`
     pub log_payloads: Option<bool>,
+    /// `clientCertificate`; `Some(None)`: null, which takes it away
+    #[allow(clippy::option_option)]
+    pub client_certificate: Option<Option<CertificateInput>>,
 }
 
 /// A config's `secret` as sent.
@@ -157,6 +161,8 @@ fn parse_item(
         return None;
     };
     let rate_limit = fields.remove("rateLimit").map(|value| parse_rate_limit(&path, value, mistakes));
+    let certificate =
+        fields.remove("clientCertificate").map(|value| parse_certificate(&path, value, mistakes));
     let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
     let id = take("id").map(|value| parse_id(&path, &value, mistakes));
     let url = parse_url(&path, take("url"), allow_http, mistakes);
@@ -197,6 +203,7 @@ fn parse_item(
         entity_filters: flatten(filters)?,
         standard_webhooks: standard?,
         log_payloads: payloads?,
+        client_certificate: flatten(certificate)?,
         path,
     })
 }
@@ -286,7 +293,7 @@ mod tests {
         let error = parse(
             r#"[{"url":"http://a","events":[]},7,{"url":"https://a","events":["A",1],"active":true,"isEnabled":false,
                 "maxRetries":11,"headers":{"Host":"x","N":1},"id":"x","secret":"","httpMethod":"GET",
-                "entityFilters":{"a":[1]},"bodyFormat":"xml","standardWebhooks":1,"logPayloads":"no","rateLimit":1}]"#,
+                "clientCertificate":{"certificate":7},"entityFilters":{"a":[1]},"bodyFormat":"xml","standardWebhooks":1,"logPayloads":"no","rateLimit":1}]"#,
         )
         .unwrap_err();
         for wanted in [
@@ -307,6 +314,8 @@ mod tests {
             "body[2].standardWebhooks: ",
             "body[2].logPayloads: ",
             "body[2].rateLimit: ",
+            "body[2].clientCertificate.certificate: ",
+            "body[2].clientCertificate.key: ",
         ] {
             assert!(error.contains(wanted), "{wanted} in {error}");
         }

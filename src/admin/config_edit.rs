@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::body::Mistakes;
 use super::config_body::{CONFIGS_MAX, ConfigBody, ConfigInput, HEADER_MASK, SecretInput, Shape};
+use super::config_certificate::client_certificate;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, CustomHeaders, MAX_RETRIES_DEFAULT, StoredConfig, Tombstone};
 use crate::domain::ids::{ConfigId, OrganisationId};
@@ -154,6 +155,7 @@ fn create(
         }
     };
     let headers = headers(input, &CustomHeaders::default(), mistakes);
+    let certificate = client_certificate(input, None, mistakes);
     let config = Config {
         id,
         organisation: organisation.clone(),
@@ -172,6 +174,7 @@ fn create(
         entity_filters: input.entity_filters.clone().unwrap_or_default(),
         standard_webhooks: input.standard_webhooks.unwrap_or(false),
         log_payloads: input.log_payloads.unwrap_or(true),
+        client_certificate: certificate?,
         headers: headers?,
         created_at: now,
         updated_at: now,
@@ -203,6 +206,9 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
         after.entity_filters.clone_from(filters);
     }
     after.standard_webhooks = input.standard_webhooks.unwrap_or(before.standard_webhooks);
+    if let Some(certificate) = client_certificate(input, before.client_certificate.as_ref(), mistakes) {
+        after.client_certificate = certificate;
+    }
     after.log_payloads = input.log_payloads.unwrap_or(before.log_payloads);
     let is_moved = after.url.parsed().origin() != before.url.parsed().origin();
     after.headers = if is_moved {

@@ -26,6 +26,7 @@ use crate::domain::catalogue;
 use crate::domain::config::StoredConfig;
 use crate::domain::event::{DATA_MAX_BYTES, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::log_view::DeliveryView;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::find_delivery;
@@ -194,7 +195,7 @@ async fn wait_for_result(
     let mut pause = LOOK_MIN;
     loop {
         let found = find_delivery(&state.redis, &state.shards, config, delivery).await;
-        let found = found.inspect_err(|error| tracing::warn!(%error, "looking for a test's result failed"));
+        let found = found.inspect_err(|error| limited!(warn, %error, "looking for a test's result failed"));
         let view = found.ok().flatten().map(|detail| detail.view);
         if view.as_ref().is_some_and(is_told) || Instant::now() >= end {
             return view;

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::auth::Caller;
 use super::body::read_body;
 use super::config_body::{ConfigBody, HEADER_MASK, Shape};
+use super::config_certificate::ShownCertificate;
 use super::config_edit::{Refusal, apply};
 use super::described::{
     ConfigIdText, ConfigsBody, EntityFiltersMap, MaskedHeaders, RetryStatus, SubscriptionText, Time, UrlText,
@@ -80,6 +81,10 @@ pub(super) struct ShownConfig {
     standard_webhooks: bool,
     /// Whether the log keeps payloads.
     log_payloads: bool,
+    /// What it shows to an endpoint that asks for a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    client_certificate: Option<ShownCertificate>,
     #[schema(value_type = Time)]
     created_at: String,
     #[schema(value_type = Time)]
@@ -298,6 +303,7 @@ impl ShownConfig {
             entity_filters: config.entity_filters.clone(),
             standard_webhooks: config.standard_webhooks,
             log_payloads: config.log_payloads,
+            client_certificate: config.client_certificate.as_ref().map(ShownCertificate::of),
             created_at: config.created_at.to_string(),
             updated_at: config.updated_at.to_string(),
             disabled_reason: config.disabled.as_ref().map(|disabled| disabled.reason),

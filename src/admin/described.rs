@@ -69,6 +69,21 @@ pub(super) struct ConfigInputBody {
     standard_webhooks: Option<bool>,
     /// Whether the log keeps payloads.
     log_payloads: Option<bool>,
+    /// Null takes the certificate away.
+    client_certificate: Option<ClientCertificateInput>,
+}
+
+/// What is shown to an endpoint that asks for a certificate.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code)] // As ConfigInputBody.
+pub(super) struct ClientCertificateInput {
+    /// PEM: the certificate, and behind it those that vouch for it.
+    #[schema(max_length = 32_768)]
+    certificate: String,
+    /// PEM: the certificate's key, not encrypted. The value `****` keeps the stored one.
+    #[schema(max_length = 32_768)]
+    key: String,
 }
 
 /// When deliveries are tried again.

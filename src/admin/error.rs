@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::log_limit::limited;
 use crate::redis::connection::RedisError;
 
 /// What a caller is told to wait when Redis is away or full.
@@ -142,7 +143,7 @@ impl ApiError {
     /// 500: a fault of ours. `detail` is logged here and not shown.
     #[must_use]
     pub fn internal(procedure: &'static str, detail: impl fmt::Display) -> Self {
-        tracing::error!(procedure, error = %detail, "an admin request failed");
+        limited!(error, procedure, error = %detail, "an admin request failed");
         let message = "internal error; the details are in the server's log";
         Self::new(procedure, StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_SERVER_ERROR", message)
     }
@@ -155,7 +156,7 @@ impl ApiError {
             _ if error.is_connection() => "the store cannot be reached",
             _ => return Self::internal(procedure, error),
         };
-        tracing::warn!(procedure, %error, "an admin request met an unavailable redis");
+        limited!(warn, procedure, %error, "an admin request met an unavailable redis");
         Self::unavailable(procedure, message, RETRY_AFTER_REDIS)
     }
 

@@ -83,6 +83,10 @@ pub struct LogRecord {
     #[serde(serialize_with = "time")]
     #[schema(value_type = Time)]
     created_at: UnixMillis,
+    /// The trace of the event's `traceparent`, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^[0-9a-f]{32}$", examples("4bf92f3577b34da6a3ce929d0e0e4736"))]
+    trace_id: Option<String>,
     /// Every attempt that is still known, oldest first.
     attempt_log: Vec<AttemptRecord>,
 }
@@ -165,6 +169,7 @@ impl From<DeliveryView> for LogRecord {
             error: view.error,
             fail_reason: view.reason.map(FailReason::as_str),
             created_at: view.created_at,
+            trace_id: view.trace.map(|trace| trace.to_string()),
             attempt_log: view.attempt_log.into_iter().map(AttemptRecord::from).collect(),
         }
     }

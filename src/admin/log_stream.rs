@@ -26,6 +26,7 @@ use super::server::Stopping;
 use super::state::AdminState;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::owned_config::OwnedConfig;
 use crate::metrics;
 use crate::redis::log_tail::{LOGS_MAX, LogTail, Look, TailStart};
@@ -243,7 +244,7 @@ impl Streaming {
                 found = &mut look => return match found {
                     Ok(found) => Turn::Found(found),
                     Err(error) => {
-                        tracing::warn!(%error, "a log stream ends: the logs cannot be read");
+                        limited!(warn, %error, "a log stream ends: the logs cannot be read");
                         Turn::End("redis")
                     }
                 },

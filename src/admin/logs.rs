@@ -12,6 +12,7 @@ use super::log_query::LogParameters;
 use super::log_record::{LogDetail, LogsAnswer};
 use super::state::AdminState;
 use crate::domain::ids::{ConfigId, DeliveryId, InvalidId, OrganisationId};
+use crate::domain::log_limit::limited;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::{DeliveryDetail, find_deliveries, find_delivery};
 
@@ -71,7 +72,7 @@ pub(super) async fn list(
     let answer = answer.map_err(|error| ApiError::from_redis(LIST, &error))?;
     if answer.unreadable > 0 {
         let organisation = caller.organisation.as_str();
-        tracing::warn!(organisation, unreadable = answer.unreadable, "parts of the log cannot be understood");
+        limited!(warn, organisation, unreadable = answer.unreadable, "parts of the log cannot be understood");
     }
     Ok(Json(answer.into()))
 }

@@ -15,6 +15,7 @@ pub mod body_guard;
 pub mod client_address;
 pub mod config_body;
 mod config_by_id;
+mod config_certificate;
 mod config_choices;
 pub mod config_edit;
 mod config_events;

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use super::client_address::Peer;
 use super::connection::Unstalled;
 use super::tls::Certificates;
+use crate::domain::log_limit::limited;
 use crate::settings::admin::AdminSettings;
 
 /// Pause after a failed accept: mostly a want of file descriptors, which passes.
@@ -106,7 +107,7 @@ pub async fn serve_as(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
+                limited!(warn, %error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -31,6 +31,7 @@ use crate::redis::keys::ShardKeys;
 use crate::redis::{events, keyspace, stored_config};
 use crate::retry::Visits;
 use crate::settings::Settings;
+use crate::spans::{Collector, Exporter, SpanSink};
 use crate::upkeep::{JobRunner, JobRunnerParts, TombstoneKeeper};
 use crate::worker::{Drained, Shared, duties_of, spawn};
 
@@ -47,6 +48,7 @@ pub(super) struct Control {
     control_stopped: watch::Receiver<bool>,
     stop_workers: watch::Sender<bool>,
     workers: Vec<thread::JoinHandle<Drained>>,
+    exporter: Option<Exporter>,
 }
 
 // === impl Control ===
@@ -69,7 +71,8 @@ impl Control {
         let (follower, follow_redis, follow_stop) =
             (Arc::clone(&directory), redis.clone(), control_stopped.clone());
         tokio::spawn(async move { follower.follow(&follow_redis, follow_stop).await });
-        let shared = Arc::new(share(settings, redis, shards)?);
+        let (shared, exporter) = share(settings, redis, shards)?;
+        let shared = Arc::new(shared);
         let mut configs = directory.subscribe();
         // The sender lives in the directory, which this function holds.
         let _ = configs.wait_for(|set| set.complete).await;
@@ -88,7 +91,7 @@ impl Control {
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|error| build("worker threads", error))?;
         watch_readiness(readiness, &shared, &directory);
-        Ok(Self { shared, directory, control_stopped, stop_workers, workers })
+        Ok(Self { shared, directory, control_stopped, stop_workers, workers, exporter })
     }
 
     /// Serves the admin API, where this replica has that role; the task ends when its drain has.
@@ -119,6 +122,9 @@ impl Control {
             workers.into_iter().map(|worker| worker.join().unwrap_or_default()).collect::<Vec<_>>()
         });
         let drained = joined.await.unwrap_or_default();
+        if let Some(exporter) = self.exporter {
+            exporter.finish().await;
+        }
         let given_up: usize = drained.iter().map(|worker| worker.given_up).sum();
         if drained.iter().all(|worker| worker.clean) {
             tracing::info!(given_up, "drained");
@@ -160,14 +166,20 @@ fn do_jobs(shared: &Shared, stop: watch::Receiver<bool>) {
     tokio::spawn(runner.run(stop));
 }
 
-fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Result<Shared, AppError> {
+fn share(
+    settings: &Arc<Settings>,
+    redis: Redis,
+    shards: Arc<[ShardKeys]>,
+) -> Result<(Shared, Option<Exporter>), AppError> {
     let egress = Egress::new(&settings.delivery, &settings.limits).map_err(|error| build("egress", error))?;
     let random: [u8; 8] = rand::random();
     let policy = settings.health.policy(settings.delivery.request_timeout);
     let roles = settings.process.roles;
     let mark = if roles.intake || roles.retry { String::new() } else { BYSTANDER.to_string() };
     let start = random.iter().fold(mark, |name, byte| format!("{name}{byte:02x}"));
-    Ok(Shared {
+    let (spans, exporter) = start_exporter(settings, &egress, &start)?.unzip();
+    let shared = Shared {
+        spans,
         redis,
         settings: Arc::clone(settings),
         clock: Arc::new(Clock::default()),
@@ -182,7 +194,20 @@ fn share(settings: &Arc<Settings>, redis: Redis, shards: Arc<[ShardKeys]>) -> Re
         metrics: WalkMetrics::new(),
         leased: (0..settings.process.workers.max(1)).map(|_| AtomicBool::new(false)).collect(),
         shards,
-    })
+    };
+    Ok((shared, exporter))
+}
+
+/// Starts the exporter of spans, where a collector is set.
+fn start_exporter(
+    settings: &Settings,
+    egress: &Egress,
+    instance: &str,
+) -> Result<Option<(SpanSink, Exporter)>, AppError> {
+    let Some(url) = &settings.process.otlp_endpoint else { return Ok(None) };
+    let collector = Collector::new(url, egress.tls().clone()).map_err(|error| build("spans", error))?;
+    tracing::info!(collector = %url, "spans of sampled traces are exported");
+    Ok(Some(Exporter::start(collector, instance)))
 }
 
 /// Starts the task that removes what is left of deleted configs.

@@ -27,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 use super::progress::{Progress, Step};
 use super::{fault, retry_after};
 use crate::domain::clock::Clock;
-use crate::domain::config::Endpoint;
+use crate::domain::config::{ClientIdentity, Endpoint};
 use crate::domain::outcome::{Answer, EXCERPT_MAX_BYTES, Fault, FaultKind};
 
 /// Most bytes of an answer's body, and of its head, that are read.
@@ -54,6 +54,8 @@ pub(super) struct Connection {
     tls: bool,
     port: u16,
     host: Arc<str>,
+    /// What was shown where the endpoint asked for a certificate.
+    identity: Option<Arc<ClientIdentity>>,
     /// An empty map with the capacity of an earlier one: a request on a warm connection allocates none.
     spare_headers: HeaderMap,
 }
@@ -86,13 +88,19 @@ impl Connection {
             tls: endpoint.tls,
             port: endpoint.port,
             host: Arc::clone(&endpoint.host),
+            identity: endpoint.client_identity.clone(),
             spare_headers: HeaderMap::new(),
         }))
     }
 
     /// Whether it leads to where the endpoint points now.
     pub(super) fn leads_to(&self, endpoint: &Endpoint) -> bool {
-        self.tls == endpoint.tls && self.port == endpoint.port && self.host == endpoint.host
+        let same_identity = match (&self.identity, &endpoint.client_identity) {
+            (None, None) => true,
+            (Some(shown), Some(identity)) => Arc::ptr_eq(shown, identity),
+            _ => false,
+        };
+        same_identity && self.tls == endpoint.tls && self.port == endpoint.port && self.host == endpoint.host
     }
 
     /// Whether a request can be sent on it: polls it once, so that a close that came while it was idle is seen.

@@ -10,6 +10,8 @@ use crate::domain::outcome::{Fault, FaultKind};
 pub(super) enum Step {
     /// Name lookup.
     Lookup,
+    /// The forward proxy, up to its tunnel.
+    Proxy,
     /// TCP.
     Connect,
     /// TLS.
@@ -35,11 +37,16 @@ impl Progress {
         self.0.set(step);
     }
 
+    /// Whether the proxy is being waited for: that it does not come is no fault of the receiver's.
+    pub(super) fn is_at_proxy(&self) -> bool {
+        self.0.get() == Step::Proxy
+    }
+
     /// The fault of an attempt whose deadline passed at this step.
     pub(super) fn timeout(&self, limit: Duration) -> Fault {
         let waited_for = match self.0.get() {
             Step::Lookup => "the name servers did not answer".to_owned(),
-            Step::Connect => "no connection".to_owned(),
+            Step::Connect | Step::Proxy => "no connection".to_owned(),
             Step::Handshake => "no TLS connection".to_owned(),
             Step::Answer => "no answer".to_owned(),
             Step::Body(status) => format!("answered {status}, but its body did not end"),

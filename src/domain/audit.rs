@@ -15,7 +15,7 @@ const TEXT_MAX_CHARS: usize = 512;
 
 /// What stands in the place of a secret.
 const MASK: &str = "****";
-/// A member whose name holds one of these is masked, wherever it stands.
+/// A member whose name holds one of these, or is `key` (a client certificate's), is masked, wherever it stands.
 const SECRET_NAMES: &[&str] = &["secret", "password", "token", "privatekey", "credential", "authorization"];
 
 /// Who changed something.
@@ -115,7 +115,7 @@ fn mask(value: &mut Value) {
                 let lower = name.to_ascii_lowercase();
                 if lower == "headers" {
                     *member = header_names(member);
-                } else if SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
+                } else if lower == "key" || SECRET_NAMES.iter().any(|secret| lower.contains(secret)) {
                     mask_whole(member);
                 } else {
                     mask(member);
@@ -170,11 +170,13 @@ mod tests {
             "url": "https://a.example/", "secret": "whsec_12345678", "previousSecrets": ["a", "b"],
             "nested": [{ "apiToken": 7, "headers": { "authorization": "Bearer x", "x-a": "1" } }],
             "secretMasked": "whsec_****5678", "hasSecret": true,
+            "clientCertificate": { "certificate": "PEM", "key": "PEM of the key" },
         }));
         let wanted = json!({
             "url": "https://a.example/", "secret": "****", "previousSecrets": "****",
             "nested": [{ "apiToken": "****", "headers": ["authorization", "x-a"] }],
             "secretMasked": "whsec_****5678", "hasSecret": true,
+            "clientCertificate": { "certificate": "PEM", "key": "****" },
         });
         assert_eq!(entry.before.unwrap(), wanted);
     }

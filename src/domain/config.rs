@@ -18,6 +18,7 @@ use super::signature::{Secret, SigningKey};
 use super::standard_signature::StandardKey;
 
 mod choices;
+mod client_certificate;
 mod disabled;
 mod entity_filters;
 mod headers;
@@ -26,6 +27,7 @@ mod stored;
 mod subscription;
 
 pub use choices::{BodyFormat, HttpMethod};
+pub use client_certificate::{ClientCertificate, ClientIdentity};
 pub use disabled::{Disabled, DisabledReason};
 pub use entity_filters::{ENTITY_ID_MAX_BYTES, ENTITY_IDS_MAX, EntityFilters};
 pub use headers::{CustomHeaders, HEADER_VALUE_MAX_BYTES, HEADERS_MAX};
@@ -88,6 +90,9 @@ pub struct Config {
     /// Whether the bodies of finished deliveries are kept with the log.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub log_payloads: bool,
+    /// What Postrider shows to an endpoint that asks for a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
     /// Custom headers, sent verbatim.
     pub headers: CustomHeaders,
     /// When it was made.
@@ -170,6 +175,8 @@ pub struct Endpoint {
     pub standard_key: Option<StandardKey>,
     /// The one before, during a rotation; see [`Endpoint::signing_keys`].
     pub previous_key: Option<PreviousKey>,
+    /// What is shown where the endpoint asks for a certificate; connections are not kept over a change of it.
+    pub client_identity: Option<Arc<ClientIdentity>>,
 }
 
 // === impl Config ===
@@ -207,6 +214,11 @@ impl Config {
             signing_key: self.secret.signing_key(),
             standard_key: self.standard_webhooks.then(|| StandardKey::of(&self.secret)),
             previous_key: self.previous_secret.as_ref().map(PreviousSecret::key),
+            client_identity: self
+                .client_certificate
+                .as_ref()
+                .map(|pair| pair.identity().map_err(|(_, invalid)| invalid))
+                .transpose()?,
         })
     }
 }
@@ -361,6 +373,7 @@ mod tests {
             events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::new("whsec_x").unwrap(),
             previous_secret: None,
+            client_certificate: None,
             active: true,
             max_retries: 3,
             retry_policy: RetryPolicy::default(),

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::clock::UnixMillis;
 use super::ids::{ConfigId, DeliveryId};
 use super::outcome::{AttemptResult, Outcome};
+use super::trace::{TraceContext, TraceId};
 
 /// Attempts of which a record and a final log row keep a summary; the oldest go first.
 pub const HISTORY_MAX: usize = 16;
@@ -99,6 +100,16 @@ pub enum FailReason {
     BacklogFull,
     /// The config was deleted.
     Deleted,
+}
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// The trace that the event belongs to, where its `traceparent` names one.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceId> {
+        Some(TraceContext::parse(self.traceparent.as_deref()?)?.trace)
+    }
 }
 
 // === impl Tried ===

@@ -9,6 +9,7 @@ use super::clock::UnixMillis;
 use super::codec::{Malformed, Reader, put_bytes, put_length};
 use super::delivery::{AttemptSummary, FailReason, put_history, take_history};
 use super::ids::DeliveryId;
+use super::trace::TraceId;
 
 /// Most rows of a page.
 pub const PAGE_ROWS_MAX: usize = 64;
@@ -26,6 +27,10 @@ pub const PAYLOAD_PAGE_BYTES_MAX: usize = 64 * 1024;
 pub const PAGE_ROW_COUNT_OFFSET: usize = 9;
 
 const PAGE_VERSION: u8 = 1;
+
+/// A log page whose rows are followed by trace ids. Only pages that have some are written so: whoever knows version 1
+/// alone still reads all others.
+const TRACED_PAGE_VERSION: u8 = 2;
 
 /// The delivery's status after the row, exactly the contract's four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +80,8 @@ pub struct LogRow {
     pub took_ms: u32,
     /// All attempts of the delivery, on the final row of one that was retried; else empty.
     pub history: Vec<AttemptSummary>,
+    /// The trace that the event belongs to, where its `traceparent` named one.
+    pub trace: Option<TraceId>,
 }
 
 /// A page as read.
@@ -94,6 +101,8 @@ pub struct PageBuilder {
     packed_strings: Vec<u8>,
     packed_rows: Vec<u8>,
     rows: usize,
+    /// The number of each row that has a trace id, and the id.
+    traces: Vec<(u8, TraceId)>,
     payloads: Vec<u8>,
     payload_count: usize,
 }
@@ -165,6 +174,7 @@ impl PageBuilder {
             packed_strings: Vec::new(),
             packed_rows: Vec::new(),
             rows: 0,
+            traces: Vec::new(),
             payloads: Vec::new(),
             payload_count: 0,
         }
@@ -186,6 +196,9 @@ impl PageBuilder {
 
     /// Adds a row, and the payload that was sent where it should be kept and is small enough.
     pub fn push(&mut self, row: &LogRow, payload: Option<&[u8]>) {
+        if let (Some(trace), Ok(row)) = (row.trace, u8::try_from(self.rows)) {
+            self.traces.push((row, trace));
+        }
         self.rows += 1;
         let event_type = self.string_index(&row.event_type);
         let url = self.string_index(&row.url);
@@ -219,15 +232,17 @@ impl PageBuilder {
             return None;
         }
         let mut log = Vec::with_capacity(16 + self.packed_strings.len() + self.packed_rows.len());
-        put_head(&mut log, self.key);
+        let version = if self.traces.is_empty() { PAGE_VERSION } else { TRACED_PAGE_VERSION };
+        put_head(&mut log, version, self.key);
         // At most 64, so one byte at a fixed place: the script that trims the log reads it there.
         log.push(u8::try_from(self.rows).unwrap_or(u8::MAX));
         put_length(&mut log, self.strings.len());
         log.extend_from_slice(&self.packed_strings);
         log.extend_from_slice(&self.packed_rows);
+        put_traces(&mut log, &self.traces);
         let payloads = (self.payload_count > 0).then(|| {
             let mut page = Vec::with_capacity(16 + self.payloads.len());
-            put_head(&mut page, self.key);
+            put_head(&mut page, PAGE_VERSION, self.key);
             put_length(&mut page, self.payload_count);
             page.extend_from_slice(&self.payloads);
             page
@@ -255,12 +270,17 @@ impl LogPage {
     /// When the bytes are not a page of a version that this program knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
-        let key = take_head(&mut input)?;
+        let traced = bytes.first() == Some(&TRACED_PAGE_VERSION);
+        let key = take_head(&mut input, if traced { TRACED_PAGE_VERSION } else { PAGE_VERSION })?;
         let count = take_row_count(&mut input)?;
         let strings = (0..input.length()?)
             .map(|_| input.text().map(Arc::from))
             .collect::<Result<Vec<Arc<str>>, Malformed>>()?;
-        let rows = (0..count).map(|_| take_row(&mut input, &strings)).collect::<Result<_, _>>()?;
+        let mut rows =
+            (0..count).map(|_| take_row(&mut input, &strings)).collect::<Result<Vec<LogRow>, _>>()?;
+        if traced {
+            take_traces(&mut input, &mut rows)?;
+        }
         Ok(Self { key, rows })
     }
 }
@@ -274,7 +294,7 @@ impl PayloadPage {
     /// When the bytes are not a page of a version that this program knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
-        let key = take_head(&mut input)?;
+        let key = take_head(&mut input, PAGE_VERSION)?;
         let count = input.length()?;
         if count > PAGE_ROWS_MAX {
             return Err(input.malformed("at most 64 payloads"));
@@ -292,16 +312,36 @@ impl PayloadPage {
     }
 }
 
-fn put_head(out: &mut Vec<u8>, key: PageKey) {
-    out.push(PAGE_VERSION);
+fn put_head(out: &mut Vec<u8>, version: u8, key: PageKey) {
+    out.push(version);
     out.extend_from_slice(&key.0);
 }
 
-fn take_head(input: &mut Reader<'_>) -> Result<PageKey, Malformed> {
-    if input.u8()? != PAGE_VERSION {
-        return Err(input.malformed("page version 1"));
+fn take_head(input: &mut Reader<'_>, version: u8) -> Result<PageKey, Malformed> {
+    if input.u8()? != version {
+        return Err(input.malformed("a known page version"));
     }
     Ok(PageKey(input.array()?))
+}
+
+/// Nothing for a page without trace ids.
+fn put_traces(out: &mut Vec<u8>, traces: &[(u8, TraceId)]) {
+    if !traces.is_empty() {
+        put_length(out, traces.len());
+        for (row, trace) in traces {
+            out.push(*row);
+            out.extend_from_slice(&trace.0);
+        }
+    }
+}
+
+fn take_traces(input: &mut Reader<'_>, rows: &mut [LogRow]) -> Result<(), Malformed> {
+    for _ in 0..input.length()? {
+        let row = usize::from(input.u8()?);
+        let row = rows.get_mut(row).ok_or(input.malformed("row number"))?;
+        row.trace = Some(TraceId(input.array()?));
+    }
+    Ok(())
 }
 
 fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
@@ -331,6 +371,7 @@ fn take_row(input: &mut Reader<'_>, strings: &[Arc<str>]) -> Result<LogRow, Malf
         excerpt: Bytes::copy_from_slice(input.bytes()?),
         error: Some(input.text()?).filter(|text| !text.is_empty()).map(str::to_owned),
         history: take_history(input)?,
+        trace: None,
     })
 }
 
@@ -350,7 +391,7 @@ mod tests {
             delivery: [u8; 16], event in "[a-z]{1,8}", url in "https://[a-z]{1,9}/", status in 0_usize..4,
             attempt in 0_u32..12, at: u32, next in proptest::option::of(1_u64..1 << 48),
             response_status in proptest::option::of(200_u16..600), excerpt in proptest::collection::vec(any::<u8>(), 0..1024),
-            error in proptest::option::of("[a-z]{1,9}"), reason in 0_u8..8,
+            error in proptest::option::of("[a-z]{1,9}"), reason in 0_u8..8, trace in proptest::option::of(any::<[u8; 16]>()),
         ) -> LogRow {
             LogRow {
                 delivery: DeliveryId::from_bytes(delivery),
@@ -367,6 +408,7 @@ mod tests {
                 reason: FailReason::from_code(reason).unwrap(),
                 took_ms: at,
                 history: vec![AttemptSummary { attempt: 1, at: UnixMillis(1), took_ms: 2, status: None, outcome: Outcome::Gone }],
+                trace: trace.map(TraceId),
             }
         }
     }
@@ -411,6 +453,7 @@ mod tests {
             reason: None,
             took_ms: 1,
             history: Vec::new(),
+            trace: None,
         };
         let mut builder = PageBuilder::new(PageKey([0; 8]));
         for _ in 0..PAGE_ROWS_MAX {

@@ -285,6 +285,7 @@ mod tests {
             reason: None,
             took_ms: 1,
             history: Vec::new(),
+            trace: None,
         }
     }
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::clock::UnixMillis;
-use super::delivery::{AttemptSummary, DeliveryRecord, FailReason, Standing};
+use super::delivery::{AttemptSummary, DeliveryRecord, FailReason, RecordHead, Standing};
 use super::ids::{ConfigId, DeliveryId};
 use super::log::{LogRow, Status};
 use super::log_merge::DeliveryState;
 use super::outcome::Outcome;
 use super::owned_config::OwnedConfig;
+use super::trace::TraceId;
 
 /// A delivery of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct DeliveryView {
     pub reason: Option<FailReason>,
     /// When the delivery came to be.
     pub created_at: UnixMillis,
+    /// The trace that the event belongs to.
+    pub trace: Option<TraceId>,
     /// Every attempt that is still known, oldest first, each number once.
     pub attempt_log: Vec<AttemptLine>,
 }
@@ -136,6 +139,7 @@ impl DeliveryView {
             error: answer.error.filter(|_| answer.status.is_none()),
             reason,
             created_at: record.created_at,
+            trace: record.head().trace(),
             attempt_log,
         }
     }
@@ -159,6 +163,7 @@ impl DeliveryView {
             error: answer.error.filter(|_| answer.status.is_none()),
             reason: row.reason.filter(|_| row.status == Status::Failed),
             created_at: row.created_at,
+            trace: row.trace,
             attempt_log,
         }
     }
@@ -185,6 +190,7 @@ impl DeliveryView {
                 Standing::Failed(reason) => Some(reason),
             }),
             created_at: state.created_at,
+            trace: head.and_then(RecordHead::trace).or_else(|| rows.first()?.trace),
             attempt_log: attempt_log(&[], rows),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: ids, the event, the webhook config, the delivery and its record, the outcome, the log row and its
 //! page, the signatures, the retry policy, the breaker, the catalogue of event types and its two vocabularies,
-//! what an event is about and which config wants it, its bodies, tokens and roles.
+//! what an event is about and which config wants it, its bodies, tokens and roles, traces, and how often a line is logged.
 //! May use: nothing else in this crate. Everything is validated once, in a constructor; what exists is valid.
 
 pub mod audit;
@@ -21,6 +21,7 @@ pub mod job;
 pub mod log;
 pub mod log_as_of;
 pub mod log_cursor;
+pub mod log_limit;
 pub mod log_merge;
 pub mod log_view;
 pub mod outcome;
@@ -37,4 +38,5 @@ pub mod standard_signature;
 pub mod stats;
 pub mod subject;
 pub mod token;
+pub mod trace;
 pub mod vocabulary;

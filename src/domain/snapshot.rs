@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::config::{Config, DisabledReason, Endpoint, StoredConfig};
 use super::ids::{ConfigId, OrganisationId};
 use super::interest::Interest;
+use super::log_limit::limited;
 
 /// A config and the endpoint prepared from it.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ impl Target {
                 source: Arc::clone(source),
             })),
             Err(error) => {
-                tracing::error!(config = %config.id, %error, "a stored config cannot be sent to; its deliveries wait");
+                limited!(error, config = %config.id, %error, "a stored config cannot be sent to; its deliveries wait");
                 None
             }
         }

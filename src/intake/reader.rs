@@ -18,6 +18,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, Tried};
 use crate::domain::event::{Event, EventFields, JsonScratch, Rejection};
 use crate::domain::ids::{EventId, StreamId};
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::{Snapshot, Target};
 use crate::lanes::Lanes;
 use crate::metrics::{self, WalkMetrics};
@@ -28,6 +29,7 @@ use crate::redis::rejected;
 use crate::routing::route;
 use crate::settings::Settings;
 use crate::settle::{Consumer, Credit, Job, Settler};
+use crate::spans::SpanSink;
 
 /// How long one read waits for entries. What must not wait as long ends the read by [`Link::unblock`].
 pub(crate) const BLOCK: Duration = Duration::from_secs(5);
@@ -82,6 +84,8 @@ pub struct IntakeParts {
     pub settings: Arc<Settings>,
     /// What is counted.
     pub metrics: WalkMetrics,
+    /// Takes spans, where they are wanted.
+    pub spans: Option<SpanSink>,
 }
 
 /// The intake of one worker on one shard.
@@ -265,14 +269,15 @@ impl Intake {
         self.recover_at.set(Instant::now());
         if error.code() == Some("NOGROUP") {
             match events::ensure_group(&self.parts.link, &self.parts.keys).await {
-                Ok(_) => tracing::warn!(
+                Ok(_) => limited!(
+                    warn,
                     stream = self.parts.keys.events(),
                     "the consumer group was gone; made again"
                 ),
-                Err(error) => tracing::warn!(%error, "the consumer group is gone"),
+                Err(error) => limited!(warn, %error, "the consumer group is gone"),
             }
         } else {
-            tracing::warn!(%error, "reading events failed; trying again");
+            limited!(warn, %error, "reading events failed; trying again");
         }
     }
 
@@ -319,6 +324,9 @@ impl Intake {
             return;
         }
         self.parts.metrics.deliveries_routed.increment(u64::from(count));
+        if let Some(spans) = &self.parts.spans {
+            spans.published(event, self.parts.clock.now());
+        }
         let bodies = Bodies::of(event);
         for target in targets {
             self.credit_available().await;
@@ -337,7 +345,7 @@ impl Intake {
         let evicted = rejected::reject(&parts.link, &parts.keys, &entry, rejection, retention).await?;
         parts.metrics.events_rejected.increment(1);
         metrics::rejected_evicted(parts.keys.shard.0, evicted);
-        tracing::warn!(event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
+        limited!(warn, event = %id, field = rejection.field, problem = rejection.problem, "an event was rejected");
         events::acknowledge(&parts.link, &parts.keys, id).await?;
         parts.metrics.events_acknowledged.increment(1);
         Ok(())

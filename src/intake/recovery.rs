@@ -97,6 +97,9 @@ impl Intake {
         let known = deliveries::have_records(&parts.link, &parts.keys, &ids).await?;
         let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let Some(ticket) = parts.settler.open(event.id, consumer, count) else { return Ok(()) };
+        if let Some(spans) = &parts.spans {
+            spans.published(event, parts.clock.now());
+        }
         let bodies = Bodies::of(event);
         for ((target, active), known) in wanted.into_iter().zip(known) {
             if known {

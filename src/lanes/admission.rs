@@ -19,6 +19,7 @@ use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics::WalkMetrics;
 use crate::settings::Settings;
 use crate::settle::{Credit, Job, Settler};
+use crate::spans::SpanSink;
 
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
 pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub struct LanesParts {
     pub settings: Arc<Settings>,
     /// What is counted.
     pub metrics: WalkMetrics,
+    /// Takes spans, where they are wanted.
+    pub spans: Option<SpanSink>,
 }
 
 /// A worker's lanes.

@@ -25,6 +25,8 @@ pub(super) struct Lane {
     backlog_permits: RefCell<Vec<Permit>>,
     backlog_turn: Cell<bool>,
     pub(super) last_used: Cell<Instant>,
+    /// How often in a row a fault of ours kept attempts from being made.
+    pub(super) obstacles: Cell<u32>,
 }
 
 /// An attempt in flight.
@@ -45,6 +47,7 @@ impl Lane {
             backlog_permits: RefCell::default(),
             backlog_turn: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            obstacles: Cell::new(0),
         })
     }
 

@@ -14,6 +14,7 @@ mod breaker;
 mod doubt;
 mod gate;
 mod lane;
+mod obstructed;
 mod pace;
 mod permits;
 mod probing;

@@ -10,13 +10,15 @@ use tokio::time::Instant;
 use super::admission::{FULL_LOOK, HELD_LOOK, Lanes};
 use super::lane::{InFlight, Lane};
 use super::permits::Permit;
-use crate::attempt::Outgoing;
+use crate::attempt::{Ended, Outgoing};
+use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
 use crate::domain::outcome::AttemptResult;
 use crate::domain::outcome::Outcome;
 use crate::domain::retry_on::RetryOn;
 use crate::domain::snapshot::{Lookup, Target};
 use crate::settle::{Attempted, Job, RetryRules};
+use crate::spans::{AttemptFacts, Traced};
 
 /// After a 410, how long the lane waits for its config to change.
 const GONE_HOLD: Duration = Duration::from_millis(250);
@@ -76,7 +78,7 @@ impl Lanes {
         tokio::task::spawn_local(async move {
             let Running { lanes, lane, job, .. } = &running;
             let breaker = &lane.permits.gate.breaker;
-            let attempted = lanes.attempt(job).await;
+            let attempted = lanes.attempt(lane, job).await;
             // What is settled counts against the credit again: a Redis that does not answer stops the intake.
             job.credit.set_hanging(false);
             if let Some(attempted) = attempted {
@@ -97,7 +99,7 @@ impl Lanes {
     }
 
     /// Makes the attempt, to what the config says now; decides without one where the config cannot be sent to.
-    async fn attempt(&self, job: &Rc<Job>) -> Option<Attempted> {
+    async fn attempt(&self, lane: &Lane, job: &Rc<Job>) -> Option<Attempted> {
         let settler = &self.parts.settler;
         let target: Arc<Target> = match self.parts.snapshot.load().lookup(job.delivery.config) {
             Lookup::Active(target) => target,
@@ -116,10 +118,11 @@ impl Lanes {
         };
         let delivery = &job.delivery;
         let at = self.parts.clock.now();
+        let traced = self.parts.spans.as_ref().and_then(|spans| spans.trace(delivery.traceparent.as_deref()));
         let outgoing = Outgoing {
             delivery: delivery.id,
             event_type: Arc::clone(&delivery.event_type),
-            traceparent: delivery.traceparent.clone(),
+            traceparent: traced.map_or_else(|| delivery.traceparent.clone(), |traced| Some(traced.header())),
             body: delivery.body.clone(),
             at,
         };
@@ -127,11 +130,22 @@ impl Lanes {
         let may_send = || self.is_sending() && job.is_own(self.parts.clock.now());
         let result = self.parts.attempter.attempt_if(&target.endpoint, &outgoing, &may_send).await;
         self.parts.metrics.in_flight.decrement(1.0);
-        let Some(result) = result else {
-            // Whoever owns it now decides: the script refuses the parking where that is somebody else.
-            settler.park(job, Duration::ZERO, FULL_LOOK);
-            return None;
+        let result = match result {
+            Ended::Made(result) => result,
+            Ended::Forbidden => {
+                // Whoever owns it now decides: the script refuses the parking where that is somebody else.
+                settler.park(job, Duration::ZERO, FULL_LOOK);
+                return None;
+            }
+            Ended::Obstructed(obstacle) => {
+                self.obstructed(lane, job, &obstacle);
+                return None;
+            }
         };
+        lane.obstacles.set(0);
+        if let Some(traced) = traced {
+            self.record(traced, job, &target, at, &result);
+        }
         Some(Attempted {
             url: Arc::clone(&target.endpoint.url),
             config_version: target.config.version,
@@ -143,6 +157,28 @@ impl Lanes {
             at,
             result,
         })
+    }
+
+    /// Records the spans of an attempt.
+    fn record(&self, traced: Traced, job: &Job, target: &Target, at: UnixMillis, result: &AttemptResult) {
+        let Some(spans) = &self.parts.spans else { return };
+        let tried = &job.delivery.tried;
+        let waited_since = match (&tried.last, tried.history.last()) {
+            (Some(last), Some(summary)) if last.at == summary.at => {
+                last.at.plus(Duration::from_millis(u64::from(summary.took_ms)))
+            }
+            (Some(last), _) => last.at,
+            // Read a moment ago, unless it was parked first: then all that is known is when the event came.
+            (None, _) if job.ticket.is_some() => {
+                let age = job.since.elapsed().saturating_sub(result.took);
+                UnixMillis(at.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+            }
+            (None, _) => job.delivery.created_at,
+        };
+        let outcome = result.outcome_with(target.config.retry_on);
+        let method = &target.endpoint.method;
+        let facts = AttemptFacts { delivery: &job.delivery, waited_since, at, method, result, outcome };
+        spans.attempted(traced, &facts);
     }
 
     fn observe(&self, lane: &Lane, result: &AttemptResult, retry_on: RetryOn) {

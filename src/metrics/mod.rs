@@ -76,6 +76,17 @@ pub struct WalkMetrics {
     breakers: [Counter; BreakerState::ALL.len()],
 }
 
+/// What the exporter of spans counts.
+#[derive(Clone)]
+pub struct SpanMetrics {
+    /// Spans that the collector took.
+    pub exported: Counter,
+    /// Spans that found the queue full.
+    pub dropped_full: Counter,
+    /// Spans that the collector did not take.
+    pub dropped_collector: Counter,
+}
+
 /// Gauges read from Redis by upkeep.
 pub struct Sampled;
 
@@ -148,6 +159,12 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     ("postrider_redis_errors_total", "Failed operations on Redis, by operation."),
     ("postrider_stream_trimmed_total", "Entries trimmed from the events stream behind the floor."),
+    ("postrider_spans_exported_total", "Spans that the collector took."),
+    ("postrider_spans_dropped_total", "Spans that were not exported, by reason."),
+    (
+        "postrider_egress_faults_total",
+        "Attempts that our own side kept from being made, by kind: the delivery waits and nothing is charged.",
+    ),
     (
         "postrider_stored_unreadable_total",
         "Stored values that could not be read, by kind: configs, tokens, records, pages.",
@@ -197,6 +214,11 @@ pub const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0,
 /// Counts a failed operation on Redis.
 pub fn redis_error(operation: &'static str) {
     counter!("postrider_redis_errors_total", "operation" => operation).increment(1);
+}
+
+/// Counts an attempt that could not be made for a fault of ours: `proxy`, `source`, `resources`.
+pub fn egress_fault(kind: &'static str) {
+    counter!("postrider_egress_faults_total", "kind" => kind).increment(1);
 }
 
 /// Counts a stored value that could not be read: `config`, `token`, `record`, `page`.
@@ -313,6 +335,27 @@ impl WalkMetrics {
 }
 
 impl Default for WalkMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl SpanMetrics ===
+
+impl SpanMetrics {
+    /// Registers the handles with the recorder that is installed.
+    #[must_use]
+    pub fn new() -> Self {
+        let dropped = |reason: &'static str| counter!("postrider_spans_dropped_total", "reason" => reason);
+        Self {
+            exported: counter!("postrider_spans_exported_total"),
+            dropped_full: dropped("queue full"),
+            dropped_collector: dropped("collector"),
+        }
+    }
+}
+
+impl Default for SpanMetrics {
     fn default() -> Self {
         Self::new()
     }

@@ -9,6 +9,7 @@ use super::scripts;
 use crate::domain::audit::AuditEntry;
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{OrganisationId, StreamId};
+use crate::domain::log_limit::limited;
 use crate::metrics;
 
 /// Entries that one organisation's audit keeps.
@@ -59,7 +60,7 @@ pub async fn record(redis: &Redis, organisation: &OrganisationId, entry: &AuditE
 /// Keeps the audit's limits, after a script wrote entries. A failure is logged: the next change tries again.
 pub(super) async fn trim(redis: &Redis, organisation: &OrganisationId) {
     if let Err(error) = run(redis, "trimming the audit", organisation, b"").await {
-        tracing::warn!(%error, %organisation, "the audit was not trimmed");
+        limited!(warn, %error, %organisation, "the audit was not trimmed");
     }
 }
 

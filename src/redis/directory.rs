@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::domain::breaker::Health;
 use crate::domain::config::StoredConfig;
 use crate::domain::ids::{ConfigId, OrganisationId, StreamId};
+use crate::domain::log_limit::limited;
 use crate::domain::token::{Token, TokenHash};
 use crate::metrics;
 
@@ -322,7 +323,8 @@ impl Directory {
                 if unreadable.insert(field.to_owned()) {
                     metrics::stored_unreadable(noun);
                     let (kind, column) = (error.classify(), error.column());
-                    tracing::error!(
+                    limited!(
+                        error,
                         noun,
                         field,
                         ?kind,

@@ -11,6 +11,7 @@ use super::scripts;
 use crate::domain::breaker::Health;
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::ConfigId;
+use crate::domain::log_limit::limited;
 use crate::domain::sealing::Keyring;
 use crate::metrics;
 
@@ -160,7 +161,7 @@ pub(super) fn parse(config: ConfigId, raw: &[u8]) -> Option<Health> {
     serde_json::from_slice(raw)
         .inspect_err(|error| {
             metrics::stored_unreadable("health");
-            tracing::error!(%config, %error, "a config's stored health cannot be read");
+            limited!(error, %config, %error, "a config's stored health cannot be read");
         })
         .ok()
 }

@@ -15,6 +15,7 @@ use super::scripts::{LEASE_JOB, PUT_JOB};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{ConfigId, StreamId};
 use crate::domain::job::{Job, JobId, JobState, Progress};
+use crate::domain::log_limit::limited;
 use crate::domain::owned_config::OwnedConfig;
 
 /// Jobs of one config that are kept after their end.
@@ -315,7 +316,7 @@ fn stored(raw: Vec<u8>) -> Option<StoredJob> {
     match serde_json::from_slice(&raw) {
         Ok(job) => Some(StoredJob { job, raw }),
         Err(error) => {
-            tracing::error!(%error, "a stored job does not parse and is left out");
+            limited!(error, %error, "a stored job does not parse and is left out");
             None
         }
     }

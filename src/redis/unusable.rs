@@ -11,6 +11,7 @@ use super::deliveries::{BATCH_MAX, Claim, UNREADABLE_WAIT, millis};
 use super::keys::ShardKeys;
 use super::scripts::CLEAR_QUEUE;
 use crate::domain::ids::{ConfigId, DeliveryId};
+use crate::domain::log_limit::limited;
 use crate::metrics;
 
 /// Moves what cannot be delivered out of the way of `config`'s queue: an id without a record goes, one whose record
@@ -59,7 +60,7 @@ pub(super) async fn remove_strange(link: &Link, key: &str, strange: Vec<Value>) 
     }
     for member in &members {
         metrics::stored_unreadable("member");
-        tracing::error!(key, member = %member.escape_ascii(), "a member that is no id is removed");
+        limited!(error, key, member = %member.escape_ascii(), "a member that is no id is removed");
     }
     let mut command = cmd("ZREM");
     command.arg(key).arg(&members);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::{Delivery, DeliveryRecord, RecordBody};
 use crate::domain::ids::{ConfigId, DeliveryId, StreamId};
+use crate::domain::log_limit::limited;
 use crate::metrics;
 use crate::redis::connection::{Link, Result};
 use crate::redis::deliveries;
@@ -58,7 +59,7 @@ fn readable(bytes: Option<&[u8]>, config: ConfigId) -> Option<DeliveryRecord> {
         Ok(record) => Some(record),
         Err(error) => {
             metrics::stored_unreadable("record");
-            tracing::error!(%config, %error, "a delivery's record cannot be read");
+            limited!(error, %config, %error, "a delivery's record cannot be read");
             None
         }
     }

@@ -12,6 +12,7 @@ use super::load::{Loaded, load};
 use crate::domain::clock::{Clock, UnixMillis};
 use crate::domain::delivery::{Delivery, FailReason};
 use crate::domain::ids::{ConfigId, DeliveryId, ShardNumber};
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::lanes::{Lanes, Permit};
 use crate::metrics::{self, WalkMetrics};
@@ -137,7 +138,7 @@ impl Scheduler {
                 Err(error) => {
                     was_away |= error.is_connection();
                     metrics::redis_error(error.operation);
-                    tracing::warn!(%error, "looking for due deliveries failed; trying again");
+                    limited!(warn, %error, "looking for due deliveries failed; trying again");
                     pause = (pause * 2).min(PAUSE_MAX);
                     tokio::time::sleep(pause + pause.mul_f64(rand::random::<f64>() * 0.5)).await;
                     continue;
@@ -329,7 +330,7 @@ impl Scheduler {
         let parts = &self.parts;
         let (dropped, waiting) = deliveries::clear(&parts.link, &parts.keys, config, unreadable).await?;
         (0..dropped).for_each(|_| metrics::stored_unreadable("missing record"));
-        tracing::error!(
+        limited!(error,
             %config, dropped, waiting, first = %unreadable[0].0,
             "queued deliveries cannot be made: those without a record are dropped, those whose record or body \
              cannot be read wait aside"

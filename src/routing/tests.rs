@@ -22,6 +22,7 @@ fn config(number: u32, organisation: &str, events: &[&str], active: bool) -> Con
         events: events.iter().map(|event| Subscription::new(event).unwrap()).collect(),
         secret: Secret::new("whsec_x").unwrap(),
         previous_secret: None,
+        client_certificate: None,
         active,
         max_retries: 3,
         retry_policy: crate::domain::retry_policy::RetryPolicy::default(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::egress::{CaFile, NoProxy, ProxyUrl, SourceAddresses};
 use crate::domain::retry_policy::Schedule;
 
 /// Delivery settings.
@@ -21,6 +22,14 @@ pub struct DeliverySettings {
     pub allow_http: bool,
     /// How long a stopping replica lets attempts finish; request timeout + 5 s unless set.
     pub drain_timeout: Duration,
+    /// The forward proxy that deliveries take.
+    pub proxy_url: Option<ProxyUrl>,
+    /// What they reach without it.
+    pub no_proxy: NoProxy,
+    /// Certificate authorities beside the system's.
+    pub ca_file: Option<CaFile>,
+    /// The local addresses that they leave from.
+    pub source_addresses: SourceAddresses,
 }
 
 impl Default for DeliverySettings {
@@ -32,6 +41,10 @@ impl Default for DeliverySettings {
             allow_targets: Vec::new(),
             allow_http: false,
             drain_timeout: Duration::from_secs(35),
+            proxy_url: None,
+            no_proxy: NoProxy::default(),
+            ca_file: None,
+            source_addresses: SourceAddresses::default(),
         }
     }
 }

@@ -6,9 +6,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Settings;
 use super::rules::{self, CONNECT_TIMEOUT_MIN};
 use super::table::{Setting, TABLE};
+use super::{Settings, egress};
 
 /// Where values come from.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +79,9 @@ const OTHER_VARIABLES: [&str; 6] = [
     "POSTRIDER_DEDUPE_REDIS_URL",
     "POSTRIDER_RECEIVE_SECRET",
 ];
+
+/// The setting that has a variable of a standard beside its own.
+const OTLP_ENDPOINT: &str = "otlp-endpoint";
 
 // === impl Sources ===
 
@@ -203,6 +206,21 @@ impl Reading<'_> {
             if let Some(text) = self.sources.environment.get(&name).filter(|text| !text.is_empty()) {
                 self.take(setting, format!("environment {name}"), text, Origin::Environment);
             }
+        }
+        self.standard_collector();
+    }
+
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, which a platform sets for all of its programs. So a value that is none of ours
+    /// (a collector that speaks gRPC) is left alone, and keeps nothing from starting.
+    fn standard_collector(&mut self) {
+        let variable = |name: &str| self.sources.environment.get(name).filter(|text| !text.is_empty());
+        let grpc = variable("OTEL_EXPORTER_OTLP_PROTOCOL").is_some_and(|protocol| protocol == "grpc");
+        let given = self.origins.contains_key(OTLP_ENDPOINT) || self.mistaken.contains(&OTLP_ENDPOINT);
+        if let Some(text) = variable("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|_| !given && !grpc)
+            && let Ok(Some(url)) = egress::otlp_endpoint::parse(text)
+        {
+            self.settings.process.otlp_endpoint = Some(url);
+            self.origins.insert(OTLP_ENDPOINT, Origin::Environment);
         }
     }
 

@@ -150,3 +150,23 @@ fn every_default_is_valid_and_comes_back_from_its_text() {
         assert_eq!(TABLE.iter().filter(same).count(), 1, "{} has two rows", setting.name);
     }
 }
+
+#[test]
+fn the_standards_variable_names_a_collector_where_ours_does_not() {
+    const STANDARD: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let collector = |environment: &[(&str, &str)], flags: &[(&'static str, &str)]| {
+        let url = load(None, environment, flags).unwrap().settings.process.otlp_endpoint;
+        url.map(|url| url.to_string())
+    };
+    let platform = (STANDARD, "http://collector:4318");
+    assert_eq!(collector(&[], &[]), None);
+    assert_eq!(collector(&[platform], &[]).as_deref(), Some("http://collector:4318/"));
+    let own = [platform, ("POSTRIDER_OTLP_ENDPOINT", "http://own:4318")];
+    assert_eq!(collector(&own, &[]).as_deref(), Some("http://own:4318/"));
+    assert_eq!(collector(&[platform], &[("otlp-endpoint", "none")]), None);
+    assert_eq!(collector(&[platform, ("POSTRIDER_OTLP_ENDPOINT", "none")], &[]), None);
+    assert_eq!(collector(&[platform, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], &[]), None);
+    assert_eq!(collector(&[(STANDARD, "collector:4317")], &[]), None, "not ours: no mistake");
+    let mistakes = load(None, &[("POSTRIDER_OTLP_ENDPOINT", "collector:4317"), platform], &[]).unwrap_err();
+    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
+}

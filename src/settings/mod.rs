@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod delivery;
+pub mod egress;
 pub mod health;
 pub mod keys;
 pub mod limits;

@@ -45,6 +45,8 @@ pub struct ProcessSettings {
     pub log_level: String,
     /// The form of log lines.
     pub log_format: LogFormat,
+    /// The collector of spans; `None` makes none.
+    pub otlp_endpoint: Option<url::Url>,
 }
 
 impl Default for Roles {
@@ -64,6 +66,7 @@ impl Default for ProcessSettings {
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             log_level: "info".into(),
             log_format: LogFormat::Auto,
+            otlp_endpoint: None,
         }
     }
 }

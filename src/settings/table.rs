@@ -8,7 +8,7 @@ use super::limits::LimitSettings;
 use super::process::ProcessSettings;
 use super::redis::RedisSettings;
 use super::retention::RetentionSettings;
-use super::{Settings, addresses, keys, text, words};
+use super::{Settings, addresses, egress, keys, text, words};
 
 /// One setting: its names, its text form, and why it exists.
 pub struct Setting {
@@ -139,6 +139,8 @@ table! {
             "Which lines are logged. RUST_LOG, where set, wins over the environment and the file, the flag over RUST_LOG.";
         log_format "log-format" words::log_format Value Every:
             "auto writes text to a terminal and JSON lines elsewhere.";
+        otlp_endpoint "otlp-endpoint" egress::otlp_endpoint Value Serve:
+            "Where spans of events with a sampled traceparent go, as OTLP over HTTP. OTEL_EXPORTER_OTLP_ENDPOINT is taken where neither this nor its variable is given.";
     }
     admin: AdminSettings {
         tls_cert "tls-cert" addresses::optional_file Value Serve:
@@ -191,6 +193,14 @@ table! {
             "Lets configs use http URLs. For development: without TLS anyone on the way reads the events.";
         drain_timeout "drain-timeout" text::duration Value Serve:
             "How long a stopping replica lets attempts finish. request-timeout + 5s unless set, so that a restart makes no duplicate.";
+        proxy_url "proxy-url" egress::proxy_url Value Serve:
+            "A forward proxy that deliveries take: CONNECT for https targets. It looks names up, so keeping deliveries out of private networks is then its task.";
+        no_proxy "no-proxy" egress::no_proxy List Serve:
+            "Hosts that deliveries reach without the proxy; the guard judges them as it does without one.";
+        ca_file "ca-file" egress::ca_file Value Serve:
+            "Certificate authorities (PEM) that are trusted beside the system's, for internal receivers. Read at the start.";
+        source_addresses "source-address" egress::source_addresses Value Serve:
+            "The local address that deliveries leave from, where receivers admit known addresses only; one for each family.";
     }
     health: HealthSettings {
         breaker_failures "breaker-failures" text::count32 Value Serve:

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::entry::Entry;
 use super::settler::Settler;
+use crate::domain::log_limit::limited;
 use crate::redis::connection::RedisError;
 
 /// From so many refusals on an entry is written alone: one of its company may be at fault.
@@ -36,7 +37,7 @@ impl Settler {
             let wait = wait_after(entry.failures);
             if wait == WAIT_MAX {
                 let id = entry.job.delivery.id;
-                tracing::error!(delivery = %id, config = %entry.job.delivery.config, failures = entry.failures,
+                limited!(error, delivery = %id, config = %entry.job.delivery.config, failures = entry.failures,
                     %error, "Redis refuses a delivery's fate; it waits in memory and is tried every 30 s");
             }
             self.aside.borrow_mut().push((now + wait, entry));

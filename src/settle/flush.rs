@@ -13,6 +13,7 @@ use super::settler::{GATHER_COUNT, Settler};
 use crate::domain::delivery::{DeliveryRecord, FailReason};
 use crate::domain::ids::{ConfigId, ShardNumber};
 use crate::domain::log::{LogRow, PackedPage, Status};
+use crate::domain::log_limit::limited;
 use crate::metrics;
 use crate::redis::connection::{RedisError, Result, new_pipeline};
 use crate::redis::fates::{Applied, Settled, Step, settle_answer};
@@ -131,7 +132,7 @@ impl Settler {
 
     fn note(&self, error: &RedisError, what: &'static str) {
         metrics::redis_error(error.operation);
-        tracing::warn!(%error, "{what}");
+        limited!(warn, %error, "{what}");
     }
 
     /// Puts a unit's entries back, to be written again: the log tells equal rows apart, the script tells a

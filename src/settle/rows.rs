@@ -40,6 +40,7 @@ impl Settler {
             reason: None,
             took_ms: u32::try_from(attempted.result.took.as_millis()).unwrap_or(u32::MAX),
             history: if last && tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
+            trace: job.delivery.trace(),
         }
     }
 
@@ -65,6 +66,7 @@ impl Settler {
             reason,
             took_ms: 0,
             history: if tried.attempts > 1 { tried.history.clone() } else { Vec::new() },
+            trace: job.delivery.trace(),
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ConfigId, ShardNumber};
+use crate::domain::log_limit::limited;
 use crate::metrics::WalkMetrics;
 use crate::redis::configs::Disabling;
 use crate::redis::connection::{Link, Result};
@@ -169,7 +170,7 @@ impl ChoreRunner {
             if gone == 0 {
                 return Ok(());
             }
-            tracing::warn!(%config, gone, "failed deliveries were evicted: the config's cap is reached");
+            limited!(warn, %config, gone, "failed deliveries were evicted: the config's cap is reached");
         }
     }
 }

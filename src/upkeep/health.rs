@@ -16,6 +16,7 @@ use crate::domain::breaker::{Health, Input, Policy};
 use crate::domain::clock::{Clock, UnixMillis};
 use crate::domain::config::{Config, Disabled, StoredConfig};
 use crate::domain::ids::ConfigId;
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::lanes::{Breaker, Breakers, ProbeEnd, Report};
 use crate::metrics::{self, WalkMetrics};
@@ -97,7 +98,7 @@ impl HealthKeeper {
             let Some(report) = breaker.take_report() else { continue };
             if let Err(error) = self.tell(config, &breaker, &report).await {
                 metrics::redis_error(error.operation);
-                tracing::warn!(%config, %error, "a config's health could not be told; trying again");
+                limited!(warn, %config, %error, "a config's health could not be told; trying again");
                 breaker.return_report(report);
             }
         }
@@ -127,12 +128,12 @@ impl HealthKeeper {
         if before.state != after.state {
             self.parts.metrics.breaker_to(after.state).increment(1);
             let (state, reason) = (after.state.as_str(), &after.reason);
-            tracing::info!(%config, state, reason, until = %after.until, "a breaker moved");
+            limited!(info, %config, state, reason, until = %after.until, "a breaker moved");
         }
         if let Err(error) = self.judge(config, report.version, after, changed.now).await {
             // The outcomes are told; only what follows from them is repeated, with the next ones.
             metrics::redis_error(error.operation);
-            tracing::warn!(%config, %error, "a failing config could not be warned of or disabled; trying again");
+            limited!(warn, %config, %error, "a failing config could not be warned of or disabled; trying again");
         }
         Ok(())
     }
@@ -185,7 +186,7 @@ impl HealthKeeper {
                 Err(error) => {
                     self.unannounced = true;
                     metrics::redis_error(error.operation);
-                    tracing::warn!(config = %config.id, %error, "a disabled config could not be announced; trying again");
+                    limited!(warn, config = %config.id, %error, "a disabled config could not be announced; trying again");
                 }
             }
         }

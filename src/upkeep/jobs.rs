@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::domain::clock::Clock;
 use crate::domain::config::Config;
 use crate::domain::job::{Job, JobKind, JobState, Progress};
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::{Lookup, Snapshot};
 use crate::metrics;
 use crate::redis::connection::{Redis, Result};
@@ -109,7 +110,7 @@ impl JobRunner {
         while !*stop.borrow() {
             if let Err(error) = self.run_once(&stop).await {
                 metrics::redis_error(error.operation);
-                tracing::warn!(%error, "looking for jobs failed; trying again");
+                limited!(warn, %error, "looking for jobs failed; trying again");
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -171,7 +172,7 @@ impl Work {
                 }
                 Err(error) => {
                     metrics::redis_error(error.operation);
-                    tracing::warn!(%config, %job, %error, "a job's step failed; trying again");
+                    limited!(warn, %config, %job, %error, "a job's step failed; trying again");
                     WAIT
                 }
             };

@@ -15,6 +15,7 @@ use crate::domain::catalogue::{CONFIG_DISABLED, CONFIG_FAILING};
 use crate::domain::config::{Config, Disabled};
 use crate::domain::event::{EventFields, JsonScratch};
 use crate::domain::ids::OrganisationId;
+use crate::domain::log_limit::limited;
 use crate::redis::connection::{Redis, Result};
 use crate::redis::keys::ShardKeys;
 use crate::redis::publish::{Item, publish};
@@ -93,7 +94,7 @@ impl OperatorEvents {
             let item = match Item::new(organisation, fields, &mut JsonScratch::default()) {
                 Ok(item) => item,
                 Err(rejection) => {
-                    tracing::error!(config = %config.id, event, ?rejection, "an event of our own is not acceptable");
+                    limited!(error, config = %config.id, event, ?rejection, "an event of our own is not acceptable");
                     return Ok(());
                 }
             };

@@ -66,6 +66,7 @@ impl Rooms {
             clock: Arc::clone(&shared.clock),
             settings: Arc::clone(settings),
             metrics: shared.metrics.clone(),
+            spans: shared.spans.clone(),
         });
         let chores = ChoreRunner::new(
             Rc::clone(&link),
@@ -130,6 +131,7 @@ impl Parts<'_> {
             clock: Arc::clone(&shared.clock),
             settings: Arc::clone(&shared.settings),
             metrics: shared.metrics.clone(),
+            spans: shared.spans.clone(),
         })
     }
 

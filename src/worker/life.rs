@@ -15,6 +15,7 @@ use super::build::{Rooms, ShardRooms};
 use super::duties::Duty;
 use crate::attempt::{Attempter, Egress};
 use crate::domain::clock::Clock;
+use crate::domain::log_limit::limited;
 use crate::domain::snapshot::Snapshot;
 use crate::intake::{Membership, MemoryPressure, ReadTurn};
 use crate::lanes::{Lanes, Permits};
@@ -24,6 +25,7 @@ use crate::redis::keys::ShardKeys;
 use crate::retry::Visits;
 use crate::settings::Settings;
 use crate::settle::Settler;
+use crate::spans::SpanSink;
 use crate::upkeep::{AgeRotation, ChoreRunner, Observer, Sampler};
 
 /// The worker's tick: the sweep, and whether the leases still hold.
@@ -66,6 +68,8 @@ pub struct Shared {
     pub egress: Arc<Egress>,
     /// What is counted.
     pub metrics: WalkMetrics,
+    /// Takes spans, where a collector is set.
+    pub spans: Option<SpanSink>,
     /// Whether each worker holds its leases.
     pub leased: Vec<AtomicBool>,
 }
@@ -233,7 +237,7 @@ async fn renew(shared: Arc<Shared>, link: Rc<Link>, keys: ShardKeys, membership:
             }
             Err(error) => {
                 metrics::redis_error(error.operation);
-                tracing::warn!(%error, "the lease could not be renewed; trying again");
+                limited!(warn, %error, "the lease could not be renewed; trying again");
                 retry
             }
         };
@@ -261,7 +265,7 @@ async fn do_chores(mut chores: ChoreRunner, settler: Rc<Settler>, mut ended: one
         };
         if let Err(error) = chores.run_once(last).await {
             metrics::redis_error(error.operation);
-            tracing::warn!(%error, "a chore failed; trying again");
+            limited!(warn, %error, "a chore failed; trying again");
         }
         if last {
             return;

@@ -56,6 +56,9 @@ def body_is_good(body):
         filters, events = config.get("entityFilters"), config.get("events")
         if isinstance(filters, dict) and not (isinstance(events, list) and set(filters) <= {*map(str, events)}):
             return False
+        # PEM that is a certificate and its key is nothing that can be generated from a schema.
+        if isinstance(config.get("clientCertificate"), dict):
+            return False
         headers = config.get("headers")
         values = [config.get("secret"), *(headers.values() if isinstance(headers, dict) else [])]
         if any(isinstance(value, str) and "****" in value for value in values):

@@ -1,5 +1,6 @@
 //! One attempt against receivers that behave, misbehave and lie.
 
+mod egress;
 mod kept;
 mod receiver;
 mod targets;
@@ -53,6 +54,7 @@ fn config(sequence: u32, url: &str, headers: &[(&str, &str)]) -> Config {
         events: vec![Subscription::new("reward.earned").unwrap()],
         secret: Secret::new("whsec_test_secret").unwrap(),
         previous_secret: None,
+        client_certificate: None,
         active: true,
         max_retries: 3,
         retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),
@@ -86,6 +88,17 @@ fn outgoing() -> Outgoing {
         event_type: "reward.earned".into(),
         traceparent: None,
         body: Bytes::from_static(BODY.as_bytes()),
+    }
+}
+
+/// Makes attempts that nothing of ours stands in the way of.
+trait Attempt {
+    async fn attempt(&self, endpoint: &Endpoint, outgoing: &Outgoing) -> AttemptResult;
+}
+
+impl Attempt for Attempter {
+    async fn attempt(&self, endpoint: &Endpoint, outgoing: &Outgoing) -> AttemptResult {
+        self.try_attempt(endpoint, outgoing).await.expect("an attempt")
     }
 }
 

@@ -74,6 +74,7 @@ impl World {
             error: None,
             reason: (status == Status::Failed).then_some(FailReason::Refused),
             created_at: UnixMillis(5),
+            trace: None,
             attempt_log: Vec::new(),
         };
         DeliveryDetail { view, payload: Some(body(len)), recorded, urls: [].into(), traceparent: None }

@@ -34,6 +34,7 @@ fn row(number: u64, attempt: u32, status: Status, reason: Option<FailReason>) ->
         reason,
         took_ms: 1,
         history: Vec::new(),
+        trace: None,
     }
 }
 

@@ -101,6 +101,7 @@ impl World {
             events: vec![Subscription::new("reward.earned").unwrap()],
             secret: Secret::generate(),
             previous_secret: None,
+            client_certificate: None,
             active: true,
             max_retries: 3,
             retry_policy: postrider::domain::retry_policy::RetryPolicy::default(),
@@ -217,6 +218,7 @@ pub fn row(delivery: DeliveryId, status: Status, attempt: u32, ms: u64) -> LogRo
         reason: (status == Status::Failed).then_some(FailReason::Refused),
         took_ms: 12,
         history: Vec::new(),
+        trace: None,
     }
 }
 

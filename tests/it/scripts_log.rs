@@ -33,6 +33,7 @@ pub fn page(rows: usize, payload: usize) -> PackedPage {
             reason: None,
             took_ms: 3,
             history: Vec::new(),
+            trace: None,
         };
         builder.push(&row, (payload > 0).then(|| vec![b'x'; payload]).as_deref());
     }

@@ -228,6 +228,7 @@ fn page(event: EventId, payload: Option<&[u8]>) -> PackedPage {
         reason: Some(FailReason::Refused),
         took_ms: 3,
         history: Vec::new(),
+        trace: None,
     };
     builder.push(&row, payload);
     builder.finish().unwrap()

@@ -129,6 +129,7 @@ mod tests {
             events: vec![Subscription::new("a.b").unwrap()],
             secret: secret("whsec_1"),
             previous_secret: None,
+            client_certificate: None,
             active: true,
             max_retries: 3,
             retry_policy: RetryPolicy::default(),

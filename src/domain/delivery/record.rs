@@ -10,6 +10,7 @@ use crate::domain::clock::UnixMillis;
 use crate::domain::codec::{Malformed, Reader, put_bytes, put_length};
 use crate::domain::ids::{ConfigId, DeliveryId};
 use crate::domain::outcome::Outcome;
+use crate::domain::trace::{TRACEPARENT_LEN, TraceContext, TraceId};
 
 /// Byte offset of the config id in a record: scripts compare it.
 pub const RECORD_CONFIG_OFFSET: usize = 4;
@@ -20,8 +21,9 @@ pub const RECORD_NEXT_ATTEMPT_OFFSET: usize = 40;
 /// Bodies above this are kept once under `body:<stream id>` for all deliveries of the event that wait.
 pub const BODY_INLINE_MAX_BYTES: usize = 4096;
 
-/// Bytes from a record's front that hold its [`RecordHead`]: the fixed fields and the longest event type.
-pub const RECORD_HEAD_MAX_BYTES: usize = 48 + 2 + crate::domain::config::EVENT_TYPE_MAX_BYTES;
+/// Bytes from a record's front that hold its [`RecordHead`]: the fixed fields, the longest event type, a `traceparent`.
+pub const RECORD_HEAD_MAX_BYTES: usize =
+    48 + 2 + crate::domain::config::EVENT_TYPE_MAX_BYTES + 1 + TRACEPARENT_LEN;
 
 const RECORD_VERSION: u8 = 1;
 
@@ -86,6 +88,8 @@ pub struct RecordHead {
     pub next_attempt_at: UnixMillis,
     /// The event's type.
     pub event_type: Arc<str>,
+    /// The event's `traceparent`.
+    traceparent: Option<Arc<str>>,
     /// Whether the body lies under `body:<stream id>`.
     apart: bool,
 }
@@ -168,7 +172,6 @@ impl DeliveryRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
         let head = RecordHead::take(&mut input)?;
-        let traceparent = Some(input.text()?).filter(|text| !text.is_empty()).map(Arc::from);
         let last = take_last(&mut input, head.last_at.unwrap_or_default())?;
         let history = take_history(&mut input)?;
         let body = if head.apart {
@@ -183,7 +186,7 @@ impl DeliveryRecord {
             created_at: head.created_at,
             next_attempt_at: head.next_attempt_at,
             event_type: head.event_type,
-            traceparent,
+            traceparent: head.traceparent,
             tried,
             body,
         })
@@ -207,6 +210,7 @@ impl DeliveryRecord {
             last_at: self.tried.last.as_ref().map(|last| last.at),
             next_attempt_at: self.next_attempt_at,
             event_type: Arc::clone(&self.event_type),
+            traceparent: self.traceparent.clone(),
             apart: matches!(self.body, RecordBody::Apart(_)),
         }
     }
@@ -222,6 +226,12 @@ impl DeliveryRecord {
 // === impl RecordHead ===
 
 impl RecordHead {
+    /// The trace that the event belongs to.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceId> {
+        Some(TraceContext::parse(self.traceparent.as_deref()?)?.trace)
+    }
+
     /// Unpacks the head from a record, or from its first [`RECORD_HEAD_MAX_BYTES`].
     ///
     /// # Errors
@@ -251,6 +261,7 @@ impl RecordHead {
             last_at: Some(input.u64()?).filter(|at| *at != 0).map(UnixMillis),
             next_attempt_at: UnixMillis(input.u64()?),
             event_type: Arc::from(input.text()?),
+            traceparent: Some(input.text()?).filter(|text| !text.is_empty()).map(Arc::from),
         })
     }
 }

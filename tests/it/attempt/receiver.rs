@@ -36,6 +36,7 @@ pub(super) struct Seen {
     pub(super) closed: AtomicUsize,
     pub(super) flooded: AtomicUsize,
     pub(super) requests: Mutex<Vec<Vec<u8>>>,
+    pub(super) peers: Mutex<Vec<std::net::IpAddr>>,
 }
 
 pub(super) struct Receiver {
@@ -46,6 +47,7 @@ pub(super) struct Receiver {
 /// A certificate authority of the test's own.
 pub(super) struct Authority {
     pub(super) root: CertificateDer<'static>,
+    pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -75,7 +77,8 @@ impl Receiver {
         let seen = Arc::new(Seen::default());
         let (shared, script) = (Arc::clone(&seen), Arc::new(script));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, peer)) = listener.accept().await {
+                shared.peers.lock().unwrap().push(peer.ip());
                 let number = shared.connections.fetch_add(1, Ordering::SeqCst);
                 let (seen, script, tls) = (Arc::clone(&shared), Arc::clone(&script), tls.clone());
                 tokio::spawn(async move {
@@ -101,6 +104,11 @@ impl Receiver {
 
     pub(super) fn closed(&self) -> usize {
         self.seen.closed.load(Ordering::SeqCst)
+    }
+
+    /// Where the connections came from.
+    pub(super) fn peers(&self) -> Vec<String> {
+        self.seen.peers.lock().unwrap().iter().map(ToString::to_string).collect()
     }
 
     pub(super) fn requests(&self) -> Vec<Vec<u8>> {
@@ -194,12 +202,43 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self { root, issuer: Issuer::new(params, key) }
+        let certificate = params.self_signed(&key).unwrap();
+        let (root, pem) = (certificate.der().clone(), certificate.pem());
+        Self { root, pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// The root as PEM.
+    pub(super) fn pem(&self) -> String {
+        self.pem.clone()
+    }
+
+    /// A client's certificate and key, as PEM.
+    pub(super) fn client(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// A server's side of TLS with a certificate for `name`.
     pub(super) fn acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_with(name, None)
+    }
+
+    /// As [`Authority::acceptor`]; takes only clients with a certificate of this authority's.
+    pub(super) fn acceptor_asking(&self, name: &str) -> TlsAcceptor {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        self.acceptor_with(name, Some(verifier.unwrap()))
+    }
+
+    fn acceptor_with(
+        &self,
+        name: &str,
+        clients: Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>,
+    ) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
@@ -208,7 +247,9 @@ impl Authority {
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(
+                clients.unwrap_or_else(rustls::server::WebPkiClientVerifier::no_client_auth),
+            )
             .with_single_cert(vec![certificate], key.into())
             .unwrap();
         TlsAcceptor::from(Arc::new(config))

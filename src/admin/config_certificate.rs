@@ -1,0 +1,119 @@
+//! `clientCertificate` of a config's body and of its answers (docs/WIRE.md section 6): the certificate is shown, the
+//! key never is.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::body::Mistakes;
+use super::config_body::{ConfigInput, HEADER_MASK};
+use crate::domain::config::ClientCertificate;
+
+/// A config's `clientCertificate` as sent; a key that is the mask stands for the stored one.
+#[derive(Debug)]
+pub struct CertificateInput {
+    certificate: String,
+    key: KeyInput,
+}
+
+/// The key as sent.
+enum KeyInput {
+    /// As an answer showed it.
+    Masked,
+    /// A new one.
+    New(String),
+}
+
+/// A config's `clientCertificate` as answers show it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ClientCertificate)]
+pub(super) struct ShownCertificate {
+    /// The certificate and those that vouch for it, as PEM.
+    #[schema(max_length = 32768)]
+    certificate: String,
+    /// Always masked.
+    #[schema(value_type = String, examples("****"))]
+    key: &'static str,
+}
+
+// === impl KeyInput ===
+
+impl std::fmt::Debug for KeyInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(HEADER_MASK)
+    }
+}
+
+// === impl ShownCertificate ===
+
+impl ShownCertificate {
+    pub(super) fn of(pair: &ClientCertificate) -> Self {
+        Self { certificate: pair.certificate().to_owned(), key: HEADER_MASK }
+    }
+}
+
+/// Reads the field: null takes the certificate away.
+#[allow(clippy::option_option)] // Outside: it was wrong. Inside: null.
+pub(super) fn parse_certificate(
+    path: &str,
+    value: Value,
+    mistakes: &mut Mistakes,
+) -> Option<Option<CertificateInput>> {
+    let mut fields = match value {
+        Value::Null => return Some(None),
+        Value::Object(fields) => fields,
+        _ => {
+            mistakes.add(
+                format_args!("{path}.clientCertificate"),
+                "expected {\"certificate\": PEM, \"key\": PEM}, or null",
+            );
+            return None;
+        }
+    };
+    let mut text = |name: &str| match fields.remove(name) {
+        Some(Value::String(text)) => Some(text),
+        _ => {
+            mistakes.add(format_args!("{path}.clientCertificate.{name}"), "expected PEM as a string");
+            None
+        }
+    };
+    let (certificate, key) = (text("certificate"), text("key"));
+    for name in fields.keys() {
+        mistakes.add(format_args!("{path}.clientCertificate.{name}"), "expected certificate and key alone");
+    }
+    let key = key?;
+    let key = if key == HEADER_MASK { KeyInput::Masked } else { KeyInput::New(key) };
+    Some(Some(CertificateInput { certificate: certificate?, key }))
+}
+
+/// What the field makes of the stored certificate. Left out, it stays; a masked key keeps the stored one, which must
+/// be that of the certificate that was sent.
+#[allow(clippy::option_option)] // Outside: it was wrong. Inside: the config has none.
+pub(super) fn client_certificate(
+    input: &ConfigInput,
+    stored: Option<&ClientCertificate>,
+    mistakes: &mut Mistakes,
+) -> Option<Option<ClientCertificate>> {
+    let sent = match &input.client_certificate {
+        None => return Some(stored.cloned()),
+        Some(None) => return Some(None),
+        Some(Some(sent)) => sent,
+    };
+    let path = format!("{}.clientCertificate", input.path);
+    let key = match (&sent.key, stored) {
+        (KeyInput::New(key), _) => key,
+        (KeyInput::Masked, Some(stored)) => stored.expose_key(),
+        (KeyInput::Masked, None) => {
+            let problem = "a masked key, and none stored to keep; send it whole";
+            mistakes.add(format_args!("{path}.key"), problem);
+            return None;
+        }
+    };
+    match ClientCertificate::new(&sent.certificate, key) {
+        Ok(pair) => Some(Some(pair)),
+        Err((name, invalid)) => {
+            mistakes.add(format_args!("{path}.{name}"), invalid.0);
+            None
+        }
+    }
+}
