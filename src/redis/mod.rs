@@ -38,6 +38,7 @@ mod log_waiting;
 pub mod log_write;
 pub mod publish;
 pub mod purge;
+mod ranges;
 pub mod recover;
 pub mod rejected;
 pub mod replay;
