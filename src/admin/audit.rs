@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::described::{EntryIdText, PlainText, Time, TokenIdText};
 use super::error::ApiError;
 use super::query::Query;
 use super::state::AdminState;
@@ -26,8 +27,10 @@ const PROCEDURE: &str = "getWebhookAudit";
 #[serde(rename_all = "camelCase")]
 pub struct AuditAnswer {
     /// The changes, newest first.
+    #[schema(max_items = 100)]
     edges: Vec<AuditRecord>,
-    /// Where the next page begins; `null` when there is nothing more.
+    /// Where the next page begins; null when there is nothing more.
+    #[schema(value_type = Option<EntryIdText>, required)]
     next_cursor: Option<String>,
 }
 
@@ -36,23 +39,29 @@ pub struct AuditAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct AuditRecord {
     /// Its place in the audit.
+    #[schema(value_type = EntryIdText)]
     id: String,
     /// When it was made.
+    #[schema(value_type = Time)]
     at: String,
     /// Who made it.
     by: AuditActor,
-    /// The procedure, as `updateWebhookConfigs`.
+    /// The procedure.
+    #[schema(examples("updateWebhookConfigs"))]
     action: String,
     /// The id of what was changed.
+    #[schema(examples("9b1d04c57ea2f3180000002f"))]
     target: String,
     /// A sentence, where there is more to say.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(required = false)]
     what: String,
-    /// As it was; `null` where it is new, or nothing was replaced.
-    #[schema(value_type = Option<Object>)]
+    /// As it was; null where it is new, or nothing was replaced. Secrets are masked, of headers only the names are
+    /// told, and a member over 4 KiB is `{"leftOutBytes": n}`.
+    #[schema(value_type = Option<Object>, required)]
     before: Option<Value>,
-    /// As it is; `null` where it is gone.
-    #[schema(value_type = Option<Object>)]
+    /// As it is; null where it is gone.
+    #[schema(value_type = Option<Object>, required)]
     after: Option<Value>,
 }
 
@@ -60,12 +69,25 @@ pub struct AuditRecord {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditActor {
-    /// `token`, `cli` or `system`.
+    /// `token`; `cli`: the command line, straight in Redis; `system`: Postrider itself.
+    #[schema(value_type = ActorKind)]
     kind: &'static str,
     /// The token's id.
+    #[schema(value_type = Option<TokenIdText>, required)]
     token_id: Option<String>,
     /// The token's name.
+    #[schema(required)]
     token_name: Option<String>,
+}
+
+/// The words of `kind`, as the description shows them.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)] // Never constructed.
+enum ActorKind {
+    Token,
+    Cli,
+    System,
 }
 
 /// The routes of this file.
@@ -95,21 +117,23 @@ pub async fn note(
     }
 }
 
-/// Who changed what, newest first
+/// List changes
+///
+/// Newest first: who changed what of the organisation's, as it was and as it is.
 #[utoipa::path(
     get,
     path = "/webhooks/audit",
     operation_id = "getWebhookAudit",
     tag = "audit",
     params(
-        ("since" = Option<String>, Query, description = "Only changes from this time on, ISO-8601 with a zone"),
-        ("until" = Option<String>, Query, description = "Only changes before this time, ISO-8601 with a zone"),
-        ("action" = Option<String>, Query, description = "Only changes by this procedure"),
-        ("target" = Option<String>, Query, description = "Only changes of what has this id"),
-        ("limit" = Option<u32>, Query, description = "1 to 100, 10 unless given"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("since" = inline(Option<Time>), Query, description = "Only changes from this time on."),
+        ("until" = inline(Option<Time>), Query, description = "Only changes before this time."),
+        ("action" = inline(Option<PlainText>), Query, description = "Only changes by this procedure."),
+        ("target" = inline(Option<PlainText>), Query, description = "Only changes of what has this id."),
+        ("limit" = Option<u32>, Query, description = "At most so many; 10 unless given.", minimum = 1, maximum = 100),
+        ("cursor" = inline(Option<EntryIdText>), Query, description = "`nextCursor` of the page before."),
     ),
-    responses((status = 200, description = "A page of changes", body = AuditAnswer)),
+    responses((status = 200, description = "A page of changes.", body = AuditAnswer)),
 )]
 pub(super) async fn list(
     State(state): State<AdminState>,
@@ -124,7 +148,7 @@ pub(super) async fn list(
         until,
         action: parameters.text("action"),
         target: parameters.text("target"),
-        before: parameters.parse("cursor", "the nextCursor of an answer"),
+        before: parameters.cursor(),
         limit: parameters.limit(),
     };
     if !parameters.mistakes.is_empty() {

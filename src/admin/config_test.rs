@@ -18,10 +18,11 @@ use super::audit;
 use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
 use super::config_by_id::{IdPath, config_id, unknown};
-use super::described::{ConfigIdText, EventTypeText};
+use super::described::{ConfigIdText, DeliveryIdText, EventTypeText, NonceText, StatusWord};
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::state::AdminState;
+use crate::domain::catalogue;
 use crate::domain::config::StoredConfig;
 use crate::domain::event::{DATA_MAX_BYTES, EventFields, JsonScratch};
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId};
@@ -30,15 +31,16 @@ use crate::domain::log_view::DeliveryView;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::find_delivery;
 use crate::redis::publish::{Item, MemoryWatch, Published, publish};
+use crate::settings::Settings;
 
 const TEST: &str = "testWebhookConfig";
 
-/// The event type of a test that names none.
-const TEST_EVENT: &str = "webhook.test";
-
-/// How long a test waits for its result unless it says otherwise, and at most; seconds.
-const WAIT_DEFAULT: u64 = 35;
+/// Longest time that a test may ask to wait for its result, in seconds.
 const WAIT_MAX: u64 = 60;
+/// What it waits beyond the deadline of an attempt unless it says otherwise, for the event to be read and settled.
+const WAIT_BEYOND: Duration = Duration::from_secs(5);
+/// What is left of the time for a request when a test stops waiting, so that it is answered.
+const WAIT_BEFORE: Duration = Duration::from_secs(3);
 
 /// Tests that wait at a time in one replica; a further one is published and answered at once.
 const WAITING_MAX: usize = 32;
@@ -65,10 +67,13 @@ struct TestBody {
 /// The answer: the event's nonce, and the delivery as the log shows it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = TestedDelivery)]
 struct Tested {
+    #[schema(value_type = NonceText)]
     nonce: String,
     /// How long the attempt took; not there without one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = u32, required = false)]
     duration_ms: Option<u32>,
     #[serde(flatten)]
     record: LogRecord,
@@ -77,11 +82,17 @@ struct Tested {
 /// The answer while nothing of the delivery is known.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = UntoldDelivery)]
 struct Untold {
+    #[schema(value_type = NonceText)]
     nonce: String,
+    #[schema(value_type = DeliveryIdText)]
     delivery_id: String,
+    #[schema(value_type = ConfigIdText)]
     webhook_config_id: String,
+    #[schema(value_type = EventTypeText)]
     event: String,
+    #[schema(value_type = StatusWord)]
     status: &'static str,
     attempts: u32,
 }
@@ -99,10 +110,12 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/configs/{id}/test", post(test_config)).layer(Extension(shared))
 }
 
-/// Sends a test event to one config and answers what came of its first attempt.
+/// Test a config
+///
+/// Sends an event to this config alone, and answers what came of its first attempt.
 #[utoipa::path(post, path = "/webhooks/configs/{id}/test", operation_id = "testWebhookConfig", tag = "configs",
     params(("id" = inline(ConfigIdText), Path, description = "The config's id"),
-        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds; 35 unless given",
+        ("wait" = Option<u64>, Query, description = "Longest wait for the result in seconds; 5 more than an attempt may take (35) unless given.",
             minimum = 0, maximum = 60)),
     request_body = Option<TestBody>,
     responses((status = 200, description = "The delivery after its first attempt", body = Tested),
@@ -115,7 +128,7 @@ pub(super) async fn test_config(
     request: Request,
 ) -> Result<Response, ApiError> {
     let id = config_id(path, TEST)?;
-    let wait = parse_wait(request.uri().query())?;
+    let asked = parse_wait(request.uri().query())?;
     let bytes = read_body(request.into_body(), TEST).await?;
     let config = active_config(&state, &caller, id)?;
     let (event, item, ignored) = parse(&bytes, &caller.organisation, id)?;
@@ -132,7 +145,7 @@ pub(super) async fn test_config(
     let after = json!({ "event": event, "deliveryId": delivery.to_string() });
     audit::note(&state, &caller, TEST, id, None, Some(after)).await;
     let place = shared.waiting.try_acquire().ok();
-    let wait = if place.is_some() { wait } else { Duration::ZERO };
+    let wait = if place.is_some() { wait(&state.settings, asked) } else { Duration::ZERO };
     let found = wait_for_result(&state, &config, delivery, wait).await;
     let status = if found.as_ref().is_some_and(is_told) { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = match found {
@@ -204,7 +217,7 @@ fn parse(
 ) -> Result<(String, Item, Ignored), ApiError> {
     let mut mistakes = Mistakes::default();
     let mut ignored = Ignored::default();
-    let mut event = TEST_EVENT.to_owned();
+    let mut event = catalogue::TEST.to_owned();
     let mut data = None;
     let given = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
     let fields = serde_json::from_slice::<std::collections::BTreeMap<String, &RawValue>>(given);
@@ -238,13 +251,22 @@ fn parse(
     Err(ApiError::bad_request(TEST, mistakes.to_string()))
 }
 
-/// The data of a test that brings none.
+/// The data of a test that brings none: what the catalogue shows of the type.
 fn sample(event: &str) -> String {
-    serde_json::json!({ "message": format!("a test event of type {event}") }).to_string()
+    let of_unknown =
+        || serde_json::json!({ "message": format!("A test event of type {event}.") }).to_string();
+    catalogue::sample(event).map_or_else(of_unknown, str::to_owned)
+}
+
+/// How long a test waits for its result: as asked, and less than a request may take.
+fn wait(settings: &Settings, asked: Option<Duration>) -> Duration {
+    let usual =
+        settings.delivery.request_timeout.saturating_add(WAIT_BEYOND).min(Duration::from_secs(WAIT_MAX));
+    asked.unwrap_or(usual).min(settings.admin.request_timeout.saturating_sub(WAIT_BEFORE))
 }
 
 /// `wait=N` of the query, seconds.
-fn parse_wait(query: Option<&str>) -> Result<Duration, ApiError> {
+fn parse_wait(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
     let mut mistakes = Mistakes::default();
     let mut wait = None;
     for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -259,7 +281,7 @@ fn parse_wait(query: Option<&str>) -> Result<Duration, ApiError> {
         }
     }
     if mistakes.is_empty() {
-        Ok(Duration::from_secs(wait.unwrap_or(WAIT_DEFAULT)))
+        Ok(wait.map(Duration::from_secs))
     } else {
         Err(ApiError::bad_request(TEST, mistakes.to_string()))
     }

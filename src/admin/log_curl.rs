@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::described::DeliveryIdText;
 use super::error::ApiError;
 use super::logs::find_one;
 use super::state::AdminState;
@@ -25,12 +26,14 @@ const AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CurlAnswer {
+    #[schema(value_type = DeliveryIdText)]
     delivery_id: String,
     /// The attempt that is repeated; 0 while there was none.
     attempt: u32,
     /// A script for a POSIX shell. It asks for the secret in the variable WEBHOOK_SECRET.
     command: String,
     /// The variables that the script needs.
+    #[schema(examples("WEBHOOK_SECRET", "HEADER_X_API_KEY"))]
     variables: Vec<String>,
 }
 
@@ -39,13 +42,17 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/logs/{deliveryId}/curl", get(get_curl))
 }
 
+/// Repeat an attempt with curl
+///
+/// A shell script that sends the same method, URL, headers and bytes. It holds no secret.
 #[utoipa::path(
     get, path = "/webhooks/logs/{deliveryId}/curl", operation_id = "getWebhookLogCurl", tag = "inspect",
     params(
-        ("deliveryId" = String, Path, description = "The delivery's id"),
-        ("attempt" = Option<u32>, Query, description = "Which attempt; the last one unless given"),
+        ("deliveryId" = inline(DeliveryIdText), Path, description = "The delivery."),
+        ("attempt" = Option<u32>, Query, description = "Which attempt; the last one unless given.",
+            minimum = 1, maximum = 4_294_967_295_u32),
     ),
-    responses((status = 200, description = "A shell script that repeats the request", body = CurlAnswer)),
+    responses((status = 200, description = "A shell script that repeats the request.", body = CurlAnswer)),
 )]
 pub(super) async fn get_curl(
     State(state): State<AdminState>,

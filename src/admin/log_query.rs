@@ -19,6 +19,10 @@ const LIMIT_MAX: usize = 100;
 /// narrowing `until`.
 const SKIP_MAX: usize = 10_000;
 
+/// What is said of `search` and `sort`, which other lists of the platform have.
+const UNSUPPORTED: &str = "not supported; deliveries come newest first, filtered by webhookConfigId, event, status, \
+                           success, since and until; GET /webhooks/trace finds one by its event's nonce";
+
 /// The names that are known.
 const NAMES: [&str; 8] = ["webhookConfigId", "event", "status", "since", "until", "limit", "skip", "cursor"];
 
@@ -43,6 +47,9 @@ impl LogParameters {
         let mut seen: Vec<&str> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(known) = NAMES.into_iter().chain(ALIASES).find(|known| *known == name) else {
+                if name == "search" || name == "sort" {
+                    return Err(format!("query.{name}: {UNSUPPORTED}"));
+                }
                 let shown: String = name.chars().take(64).collect();
                 return Err(format!(
                     "query.{shown}: not supported; known are {}, {}",
@@ -168,6 +175,8 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (text, named) in [
             ("statsu=failed", "query.statsu"),
+            ("search=order-4711", "query.search: not supported; deliveries come newest first"),
+            ("sort=-createdAt", "query.sort: not supported"),
             ("Status=failed", "query.Status"),
             ("cursor=1", "query.cursor"),
             ("status=failed&status=failed", "query.status: given more than once"),

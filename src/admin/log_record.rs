@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::described::{
-    ConfigIdText, DeliveryIdText, EventTypeText, FailReasonWord, StatusWord, Time, UrlText,
+    ConfigIdText, CursorText, DeliveryIdText, EventTypeText, FailReasonWord, StatusWord, Time, UrlText,
 };
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
@@ -29,9 +29,11 @@ pub struct LogsAnswer {
     #[schema(value_type = Option<Time>, required)]
     oldest_at: Option<UnixMillis>,
     /// Where the next page begins; null on the last one.
+    #[schema(value_type = Option<CursorText>, required)]
     next_cursor: Option<String>,
     /// Only where it is not 0: parts of the log that this version cannot understand, and left out.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
     unreadable: usize,
 }
 

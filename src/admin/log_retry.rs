@@ -27,9 +27,11 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/logs/{deliveryId}/retry", post(retry_delivery))
 }
 
-/// Sends a delivery that was delivered or has failed once more: the same bytes, to the config's present URL.
+/// Send a delivery once more
+///
+/// One that was delivered or has failed: the same bytes, to the config's present URL.
 #[utoipa::path(post, path = "/webhooks/logs/{deliveryId}/retry", operation_id = "retryWebhookDelivery", tag = "logs",
-    params(("deliveryId" = inline(DeliveryIdText), Path, description = "The delivery's id")),
+    params(("deliveryId" = inline(DeliveryIdText), Path, description = "The delivery.")),
     responses((status = 202, description = "The delivery, which waits for its attempt", body = LogRecord)))]
 pub(super) async fn retry_delivery(
     State(state): State<AdminState>,

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::auth::Caller;
+use super::described::{ConfigIdText, EventTypeText, StatusWord, Time};
 use super::error::ApiError;
 use super::log_event::{TailFilter, event_text};
 use super::server::Stopping;
@@ -87,22 +88,28 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/logs/stream", get(follow)).layer(Extension(Places::default()))
 }
 
-/// Attempts as they are made, as server-sent events
+/// Follow the log
+///
+/// Server-sent events until the client goes: an event `attempt` for every attempt of the organisation as it is logged,
+/// an event `fate` for what ended without one. `data` is one line of JSON with the names of a delivery.
 #[utoipa::path(
     get,
     path = "/webhooks/logs/stream",
     operation_id = "streamWebhookLogs",
     tag = "logs",
     params(
-        ("webhookConfigId" = Option<String>, Query, description = "Only this config's"),
-        ("event" = Option<String>, Query, description = "Only this event type"),
-        ("status" = Option<String>, Query, description = "Only this status after the attempt"),
-        ("success" = Option<bool>, Query, description = "Only attempts that were, or were not, answered 2xx"),
-        ("since" = Option<String>, Query, description = "Begin with what was logged from this time on, ISO-8601"),
-        ("until" = Option<String>, Query, description = "Only attempts before this time, ISO-8601"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Go on after the event with this id"),
+        ("webhookConfigId" = inline(Option<ConfigIdText>), Query, description = "Only this config's."),
+        ("event" = inline(Option<EventTypeText>), Query, description = "Only this event type."),
+        ("status" = inline(Option<StatusWord>), Query, description = "Only this status after the attempt."),
+        ("success" = Option<bool>, Query, description = "Only attempts that were, or were not, answered 2xx."),
+        ("since" = inline(Option<Time>), Query, description = "Begin with what was logged from this time on."),
+        ("until" = inline(Option<Time>), Query, description = "Only attempts before this time."),
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on after the event with this id."),
     ),
-    responses((status = 200, description = "Events `attempt` and `fate`", content_type = "text/event-stream", body = String)),
+    responses(
+        (status = 200, description = "Events `attempt` and `fate`, a comment every 15 s while nothing happens.",
+            content_type = "text/event-stream", body = String),
+    ),
 )]
 pub(super) async fn follow(
     State(state): State<AdminState>,

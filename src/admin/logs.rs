@@ -6,7 +6,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::auth::Caller;
-use super::described::{ConfigIdText, DeliveryIdText, EventTypeText, StatusWord, Time};
+use super::described::{ConfigIdText, CursorText, DeliveryIdText, EventTypeText, StatusWord, Time};
 use super::error::ApiError;
 use super::log_query::LogParameters;
 use super::log_record::{LogDetail, LogsAnswer};
@@ -46,7 +46,10 @@ pub fn routes() -> Router<AdminState> {
         ("toDate" = inline(Option<Time>), Query, description = "Another name of until."),
         ("endDate" = inline(Option<Time>), Query, description = "Another name of until."),
         ("limit" = Option<u32>, Query, description = "At most so many.", minimum = 1, maximum = 100),
-        ("skip" = Option<u32>, Query, description = "Leave out so many first.", minimum = 0, maximum = 10_000),
+        ("skip" = Option<u32>, Query, description = "Leave out so many first; not beside `cursor`.", minimum = 0,
+            maximum = 10_000),
+        ("cursor" = inline(Option<CursorText>), Query,
+            description = "`nextCursor` of an earlier answer to the same filters."),
     ),
     responses((status = 200, description = "The deliveries that match.", body = LogsAnswer)),
 )]

@@ -6,23 +6,6 @@
 //! A request passes, from the outside in: the headers for browsers ([`page_headers`]), the limits on requests in
 //! flight, on time and on bodies (here and [`body_guard`]), the [`gate`], which knows from [`access`] who may call
 //! what, and the handler. Each resource has a file with its routes.
-//! | route | procedure | roles |
-//! |---|---|---|
-//! | `GET /api/v2/admin/webhooks/configs` | `getWebhookConfigs` | viewer, manager, admin, operator |
-//! | `PUT /api/v2/admin/webhooks/configs` | `updateWebhookConfigs` | admin, operator |
-//! | `GET .../webhooks/configs/{id}` | `getWebhookConfig` | viewer, manager, admin, operator |
-//! | `DELETE .../webhooks/configs/{id}` | `deleteWebhookConfig` | admin, operator |
-//! | `POST .../webhooks/configs/{id}/pause`, `.../resume` | `pauseWebhookConfig`, `resumeWebhookConfig` | manager, admin, operator |
-//! | `POST .../webhooks/configs/{id}/rotate-secret` | `rotateWebhookSecret` | admin, operator |
-//! | `POST .../webhooks/configs/{id}/test` | `testWebhookConfig` | manager, admin, operator |
-//! | `POST .../webhooks/logs/{deliveryId}/retry` | `retryWebhookDelivery` | admin, operator |
-//! | `POST /api/v2/admin/webhooks/events` | `publishWebhookEvents` | publisher, admin, operator |
-//! | `GET /api/v2/admin/webhooks/event-types` | `getWebhookEventTypes` | all |
-//! | `GET /api/v2/admin/openapi.json` | `getOpenApi` | none asked for |
-//! | `POST /api/v2/admin/webhooks/configs/{id}/recover`, `.../replay` | `recoverWebhookConfig`, `replayWebhookConfig` | admin, operator |
-//! | `GET /api/v2/admin/webhooks/configs/{id}/jobs`, `.../jobs/{jobId}` | `getWebhookJobs`, `getWebhookJob` | viewer, manager, admin, operator |
-//! | `POST /api/v2/admin/webhooks/configs/{id}/jobs/{jobId}/cancel` | `cancelWebhookJob` | admin, operator |
-//! | `GET /api/v2/admin/webhooks/logs`, `.../logs/{deliveryId}` | `getWebhookLogs`, `getWebhookLog` | admin, operator |
 
 pub mod access;
 pub mod audit;
@@ -41,6 +24,7 @@ mod config_test;
 pub mod configs;
 mod connection;
 mod described;
+mod described_texts;
 pub mod error;
 mod event_types;
 mod gate;

@@ -33,6 +33,9 @@ const ORGANISATION: &str = "organisation";
 /// The procedure of the one route that needs no token.
 const OPEN: &str = "getOpenApi";
 
+/// The procedure whose answer does not end.
+const STREAM: &str = "streamWebhookLogs";
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -121,7 +124,11 @@ const ERRORS: [ErrorAnswer; 11] = [
     error("413", "PayloadTooLarge", "The request's body is over the route's limit."),
     ErrorAnswer {
         retry_after: true,
-        ..error("429", "TooManyRequests", "The token's limit of requests is used up.")
+        ..error(
+            "429",
+            "TooManyRequests",
+            "The token's limit of requests is used up, or too many bad tokens came from this address.",
+        )
     },
     error("500", "InternalServerError", "A fault of Postrider's; details are in its log only."),
     error("504", "GatewayTimeout", "The request was not finished in time; it may go on."),
@@ -219,9 +226,12 @@ fn complete(operation: &mut Operation) {
     let in_path = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Path);
     let names_config = parameters.iter().any(|parameter| parameter.name == "webhookConfigId");
     let body = operation.request_body.is_some();
+    // More logs than one stream can follow.
+    let streams = operation.operation_id.as_deref() == Some(STREAM);
     operation.request_body.iter_mut().for_each(optional_body);
     for answer in &ERRORS {
         let comes = match answer.status {
+            "409" if streams => true,
             "404" => in_path || names_config || body,
             "409" => in_path || body,
             "408" | "413" => body,

@@ -56,9 +56,10 @@ impl<'a> Query<'a> {
         read
     }
 
-    /// A parameter that parses.
-    pub(super) fn parse<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
-        self.take(name, expected, |value| value.parse().ok())
+    /// `cursor`, written exactly as an answer had it.
+    pub(super) fn cursor<T: FromStr + ToString>(&mut self) -> Option<T> {
+        let read = |value: &str| value.parse::<T>().ok().filter(|cursor| cursor.to_string() == value);
+        self.take("cursor", "the nextCursor of an answer", read)
     }
 
     /// A word or name of at most 512 bytes.
@@ -101,16 +102,17 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named() {
-        let text = "limit=0&colour=1&since=2026-05-02T00:00:00Z&until=2026-05-01T00:00:00Z&cursor=a&cursor=b";
+        let text =
+            "limit=0&colour=1&since=2026-05-02T00:00:00Z&until=2026-05-01T00:00:00Z&cursor=07&cursor=b";
         let mut query = Query::new(Some(text), &["limit", "since", "until", "cursor"]);
-        let _ = (query.limit(), query.window(), query.parse::<u32>("cursor", "a number"));
+        let _ = (query.limit(), query.window(), query.cursor::<u32>());
         let told = query.mistakes.to_string();
         for part in [
             "query.colour: not supported; known are limit, since, until, cursor",
             "query.cursor: given more than once",
             "query.limit: expected a whole number from 1 to 100",
             "query.since: expected a time not after query.until",
-            "query.cursor: expected a number",
+            "query.cursor: expected the nextCursor",
         ] {
             assert!(told.contains(part), "{told}");
         }

@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 use super::audit::note;
 use super::auth::Caller;
 use super::body::{Mistakes, read_body};
+use super::described::{
+    EntryIdText, NonceText, OrganisationIdText, PlainText, RejectReasonWord, RejectedIdText,
+};
 use super::error::ApiError;
 use super::query::Query;
 use super::rejected_record::{RejectedRecord, RequeueBody, SHOWN_IN_LIST};
@@ -31,8 +34,10 @@ const DELETE: &str = "deleteRejectedEvent";
 #[serde(rename_all = "camelCase")]
 pub(super) struct RejectedAnswer {
     /// The entries, newest first.
+    #[schema(max_items = 100)]
     edges: Vec<RejectedRecord>,
-    /// Where the next page begins; `null` when there is nothing more.
+    /// Where the next page begins; null when there is nothing more.
+    #[schema(value_type = Option<RejectedIdText>, required)]
     next_cursor: Option<String>,
 }
 
@@ -40,8 +45,10 @@ pub(super) struct RejectedAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Requeued {
     /// The event's id in the stream.
+    #[schema(value_type = EntryIdText)]
     id: String,
     /// The nonce that its deliveries carry.
+    #[schema(value_type = NonceText)]
     nonce: String,
 }
 
@@ -53,20 +60,24 @@ pub(super) fn routes() -> Router<AdminState> {
         .route("/webhooks/rejected/{id}/requeue", post(requeue))
 }
 
-/// Stream entries that could not be understood, newest first
+/// List rejected entries
+///
+/// Stream entries that could not be understood, of all shards, newest first. A filtered page may be short or empty:
+/// go on with `cursor` until `nextCursor` is null.
 #[utoipa::path(
     get,
     path = "/webhooks/rejected",
     operation_id = "getRejectedEvents",
     tag = "rejected",
     params(
-        ("reason" = Option<String>, Query, description = "missing, malformed, tooLarge, poison or lost"),
-        ("field" = Option<String>, Query, description = "Only entries in which this field was wrong"),
-        ("organisationId" = Option<String>, Query, description = "Only entries that name this organisation"),
-        ("limit" = Option<u32>, Query, description = "1 to 100, 10 unless given"),
-        ("cursor" = Option<String>, Query, description = "`nextCursor` of the page before"),
+        ("reason" = inline(Option<RejectReasonWord>), Query, description = "Only entries rejected for this."),
+        ("field" = inline(Option<PlainText>), Query, description = "Only entries in which this field was wrong."),
+        ("organisationId" = inline(Option<OrganisationIdText>), Query,
+            description = "Only entries that name this organisation."),
+        ("limit" = Option<u32>, Query, description = "At most so many; 10 unless given.", minimum = 1, maximum = 100),
+        ("cursor" = inline(Option<RejectedIdText>), Query, description = "`nextCursor` of the page before."),
     ),
-    responses((status = 200, description = "A page of entries", body = RejectedAnswer)),
+    responses((status = 200, description = "A page of entries.", body = RejectedAnswer)),
 )]
 pub(super) async fn list(
     State(state): State<AdminState>,
@@ -81,7 +92,7 @@ pub(super) async fn list(
         field: parameters.text("field"),
         organisation: parameters
             .take("organisationId", "an organisation's id", |text| OrganisationId::new(text).ok()),
-        before: parameters.parse("cursor", "the nextCursor of an answer"),
+        before: parameters.cursor(),
         limit: parameters.limit(),
     };
     if !parameters.mistakes.is_empty() {
@@ -94,14 +105,16 @@ pub(super) async fn list(
     Ok(Json(RejectedAnswer { edges: page.entries.iter().map(show).collect(), next_cursor }))
 }
 
-/// One entry with everything that was kept of it
+/// Read one rejected entry
+///
+/// With everything that was kept of it.
 #[utoipa::path(
     get,
     path = "/webhooks/rejected/{id}",
     operation_id = "getRejectedEvent",
     tag = "rejected",
-    params(("id" = String, Path, description = "The entry, as the list names it")),
-    responses((status = 200, description = "The entry", body = RejectedRecord)),
+    params(("id" = inline(RejectedIdText), Path, description = "The entry.")),
+    responses((status = 200, description = "The entry.", body = RejectedRecord)),
 )]
 pub(super) async fn one(
     State(state): State<AdminState>,
@@ -112,15 +125,17 @@ pub(super) async fn one(
     Ok(Json(RejectedRecord::new(&entry, None)))
 }
 
-/// Repair an entry and put it back among the events
+/// Repair a rejected entry
+///
+/// And make it an event again: in one step it leaves the rejected ones and enters the stream.
 #[utoipa::path(
     post,
     path = "/webhooks/rejected/{id}/requeue",
     operation_id = "requeueRejectedEvent",
     tag = "rejected",
-    params(("id" = String, Path, description = "The entry, as the list names it")),
-    request_body(content = Option<RequeueBody>, description = "What to repair; nothing may be sent"),
-    responses((status = 202, description = "It is an event again", body = Requeued)),
+    params(("id" = inline(RejectedIdText), Path, description = "The entry.")),
+    request_body(content = Option<RequeueBody>, description = "What to repair; without a body it is put back as it is."),
+    responses((status = 202, description = "It is an event again.", body = Requeued)),
 )]
 pub(super) async fn requeue(
     State(state): State<AdminState>,
@@ -151,14 +166,16 @@ pub(super) async fn requeue(
     Ok((StatusCode::ACCEPTED, Json(Requeued { id: event.stream_id().to_string(), nonce })))
 }
 
-/// Remove an entry for good
+/// Remove a rejected entry
+///
+/// For good.
 #[utoipa::path(
     delete,
     path = "/webhooks/rejected/{id}",
     operation_id = "deleteRejectedEvent",
     tag = "rejected",
-    params(("id" = String, Path, description = "The entry, as the list names it")),
-    responses((status = 204, description = "It is gone")),
+    params(("id" = inline(RejectedIdText), Path, description = "The entry.")),
+    responses((status = 204, description = "It is gone.")),
 )]
 pub(super) async fn delete(
     State(state): State<AdminState>,

@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::body::Mistakes;
+use super::described::{ConfigIdText, EventTypeText, NonceText, OrganisationIdText, RejectReasonWord};
+use super::described::{RejectedIdText, Time};
 use crate::domain::event::EventFields;
 use crate::domain::rejected::{Fixes, RejectedEntry};
 
@@ -20,22 +22,28 @@ pub(super) const SHOWN_IN_LIST: usize = 16 * 1024;
 #[serde(rename_all = "camelCase")]
 pub(super) struct RejectedRecord {
     /// Its id here.
+    #[schema(value_type = RejectedIdText)]
     id: String,
     /// Its id in the events stream.
+    #[schema(examples("1777626000118-0"))]
     event_id: String,
-    /// The shard.
+    /// The shard that it came to.
     shard: u16,
     /// When it was rejected.
+    #[schema(value_type = Time)]
     rejected_at: String,
-    /// `missing`, `malformed`, `tooLarge`, `poison` or `lost`.
+    #[schema(value_type = RejectReasonWord)]
     reason: &'static str,
     /// The field that was wrong; `id` for the entry as a whole.
     field: String,
     /// What was wrong, and what is expected.
+    #[schema(examples("expected a JSON object"))]
     expected: String,
-    /// The organisation that it names, where that is one.
+    /// The organisation that it names; null where that is none.
+    #[schema(value_type = Option<OrganisationIdText>, required)]
     organisation_id: Option<String>,
     /// The event type that it names, right or wrong.
+    #[schema(required)]
     event: Option<String>,
     /// Its fields, in their order.
     fields: Vec<RejectedField>,
@@ -53,11 +61,13 @@ pub(super) struct RejectedField {
     value: String,
     /// The value's bytes, only where they are no UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     base64: Option<String>,
     /// The value's whole size.
     bytes: usize,
-    /// Whether `value` is only its beginning.
+    /// Only when it is true: `value` is only its beginning.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     truncated: bool,
 }
 
@@ -68,8 +78,45 @@ pub(super) struct RequeueBody {
     /// New values of fields of the producers' contract; `null` takes a field out. `data` may be an object or its
     /// text.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, Object>)]
+    #[schema(value_type = RepairFields, required = false)]
     fields: BTreeMap<String, Box<RawValue>>,
+}
+
+/// The fields that can be repaired, as the description shows them.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code)] // Never constructed: [`RequeueBody::parse`] reads them one by one, to tell every mistake.
+struct RepairFields {
+    #[schema(value_type = Option<OrganisationIdText>)]
+    organisation_id: Option<String>,
+    #[schema(value_type = Option<EventTypeText>)]
+    event: Option<String>,
+    /// An object, whose bytes are kept, or its text.
+    data: Option<RepairedData>,
+    #[schema(value_type = Option<NonceText>)]
+    nonce: Option<String>,
+    #[schema(value_type = Option<Time>)]
+    timestamp: Option<String>,
+    #[schema(value_type = Option<ConfigIdText>)]
+    config_id: Option<String>,
+    #[schema(pattern = "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+    traceparent: Option<String>,
+    #[schema(value_type = Option<NonceText>)]
+    community_id: Option<String>,
+    #[schema(value_type = Option<NonceText>)]
+    user_id: Option<String>,
+    #[schema(value_type = Option<NonceText>)]
+    event_source_id: Option<String>,
+}
+
+/// What `data` may be in a repair.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)] // Never constructed.
+enum RepairedData {
+    #[schema(value_type = Object)]
+    Object(serde_json::Value),
+    Text(String),
 }
 
 // === impl RejectedRecord ===

@@ -10,11 +10,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::described::{ConfigIdText, Time};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::breaker::{BreakerState, Health};
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::StoredConfig;
+use crate::domain::config::{DisabledReason, StoredConfig};
 use crate::domain::delivery::FailReason;
 use crate::domain::ids::{ConfigId, InvalidId};
 use crate::domain::outcome::Outcome;
@@ -28,19 +29,26 @@ const PROCEDURE: &str = "getWebhookStats";
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatsAnswer {
+    #[schema(value_type = ConfigIdText)]
     webhook_config_id: String,
     /// Null when the config was deleted.
+    #[schema(required)]
     active: Option<bool>,
+    /// Only when Postrider disabled it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    disabled_reason: Option<String>,
+    #[schema(nullable = false)]
+    disabled_reason: Option<DisabledReason>,
     last_hour: SpanStats,
     last_day: SpanStats,
     backlog: Backlog,
     failed: Kept,
     breaker: BreakerShown,
+    #[schema(value_type = Option<Time>, required)]
     last_success_at: Option<String>,
+    #[schema(required)]
     last_failure: Option<FailureShown>,
     /// When this was read.
+    #[schema(value_type = Time)]
     at: String,
 }
 
@@ -48,6 +56,8 @@ pub struct StatsAnswer {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpanStats {
+    /// When the span begins.
+    #[schema(value_type = Time)]
     from: String,
     deliveries: DeliveryCounts,
     attempts: AttemptCounts,
@@ -63,8 +73,10 @@ pub struct DeliveryCounts {
     delivered: u64,
     failed: u64,
     /// The failed ones by `failReason`; those that did not occur are left out.
+    #[schema(value_type = BTreeMap<String, u64>)]
     failed_by_reason: BTreeMap<&'static str, u64>,
-    /// Delivered of all that ended, 0 to 1; null when none ended.
+    /// Delivered of all that ended; null when none ended.
+    #[schema(required, minimum = 0, maximum = 1)]
     success_rate: Option<f64>,
 }
 
@@ -77,15 +89,19 @@ pub struct AttemptCounts {
     gone: u64,
     refused: u64,
     retryable: u64,
-    /// Delivered of all, 0 to 1; null when there was none.
+    /// Delivered of all; null when there was none.
+    #[schema(required, minimum = 0, maximum = 1)]
     success_rate: Option<f64>,
 }
 
 /// How long attempts took, in milliseconds, from buckets; null when there was none.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Latency {
+    #[schema(required)]
     p50: Option<u64>,
+    #[schema(required)]
     p95: Option<u64>,
+    #[schema(required)]
     p99: Option<u64>,
 }
 
@@ -96,7 +112,9 @@ pub struct Backlog {
     deliveries: u64,
     bytes: u64,
     /// When the oldest waiting delivery came to be.
+    #[schema(value_type = Option<Time>, required)]
     oldest_at: Option<String>,
+    #[schema(required)]
     oldest_age_seconds: Option<u64>,
     /// Whether an older one may wait behind the first 10,000.
     oldest_is_bound: bool,
@@ -113,19 +131,25 @@ pub struct Kept {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BreakerShown {
-    #[schema(value_type = String, example = "closed")]
     state: BreakerState,
     /// The last failure, while there is one that no success followed.
+    #[schema(required)]
     reason: Option<String>,
+    #[schema(value_type = Option<Time>, required)]
     since: Option<String>,
+    /// Only while it is open.
+    #[schema(value_type = Option<Time>, required)]
     next_probe_at: Option<String>,
+    #[schema(value_type = Option<Time>, required)]
     failing_since: Option<String>,
 }
 
 /// The last attempt that did not succeed.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FailureShown {
+    #[schema(value_type = Time)]
     at: String,
+    #[schema(examples("HTTP 502"))]
     reason: String,
 }
 
@@ -134,10 +158,13 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/configs/{id}/stats", get(get_stats))
 }
 
+/// Read a config's stats
+///
+/// How its endpoint does: what was delivered and failed in the last hour and day, latencies, what waits, the breaker.
 #[utoipa::path(
     get, path = "/webhooks/configs/{id}/stats", operation_id = "getWebhookStats", tag = "inspect",
-    params(("id" = String, Path, description = "The config's id")),
-    responses((status = 200, description = "The config's stats", body = StatsAnswer)),
+    params(("id" = inline(ConfigIdText), Path, description = "The config.")),
+    responses((status = 200, description = "The config's stats.", body = StatsAnswer)),
 )]
 pub(super) async fn get_stats(
     State(state): State<AdminState>,
@@ -176,7 +203,7 @@ impl StatsAnswer {
             active: config.map(|config| config.active),
             disabled_reason: config
                 .and_then(|config| config.disabled.as_ref())
-                .and_then(|disabled| serde_json::to_value(disabled.reason).ok()?.as_str().map(str::to_owned)),
+                .map(|disabled| disabled.reason),
             last_hour: SpanStats::of(&stats.last_hour, stats.last_hour_from),
             last_day: SpanStats::of(day, stats.last_day_from),
             backlog: Backlog {

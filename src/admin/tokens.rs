@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use super::auth::Caller;
 use super::body::{Ignored, Mistakes, read_body};
+use super::described::{RoleWord, Time, TokenIdText};
 use super::error::ApiError;
 use super::state::AdminState;
 use crate::domain::token::{Role, Token, token_name};
@@ -33,30 +34,46 @@ const ROLES: &str = "expected viewer, publisher, manager, admin or operator";
 /// A token as answers show it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Token)]
 pub(super) struct ShownToken {
     /// The public id, by which it is revoked.
+    #[schema(value_type = TokenIdText)]
     id: String,
+    /// A name for people.
+    #[schema(examples("ci"))]
     name: String,
+    #[schema(value_type = RoleWord)]
     role: &'static str,
+    #[schema(value_type = Time)]
     created_at: String,
     /// The token itself: only in the answer that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, pattern = "^prt_[0-9a-f]{64}$")]
     token: Option<String>,
 }
 
+/// The organisation's tokens.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct TokensAnswer {
     /// The oldest first.
     tokens: Vec<ShownToken>,
 }
 
-/// What a token is made of, as the description shows it.
+/// What a token is made of.
 #[derive(Debug, utoipa::ToSchema)]
+#[schema(as = TokenInput)]
 #[allow(dead_code)] // Read by hand, so that every mistake is told at once.
 pub(super) struct TokenRequest {
-    /// A name for people, 1 to 128 characters.
+    /// A name for people.
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$",
+        examples("ci")
+    )]
     name: String,
-    /// `viewer`, `publisher`, `manager` or `admin`; operators also make `operator`.
+    /// Only operators make `operator`.
+    #[schema(value_type = RoleWord)]
     role: String,
 }
 
@@ -74,9 +91,11 @@ pub(super) fn routes() -> Router<AdminState> {
         .route("/auth-config/tokens/{tokenId}/revoke", post(revoke))
 }
 
-/// The organisation's tokens, without their secrets.
+/// List tokens
+///
+/// Those of the organisation, the oldest first, without the tokens themselves.
 #[utoipa::path(get, path = "/auth-config/tokens", operation_id = "getTokens", tag = "tokens",
-    responses((status = 200, description = "The organisation's tokens", body = TokensAnswer)))]
+    responses((status = 200, description = "The organisation's tokens.", body = TokensAnswer)))]
 pub(super) async fn list(
     State(state): State<AdminState>,
     caller: Caller,
@@ -90,10 +109,12 @@ pub(super) async fn list(
     Ok(Json(TokensAnswer { tokens: visible.map(|token| ShownToken::of(token)).collect() }))
 }
 
-/// Makes a token and shows it, this once.
+/// Make a token
+///
+/// The answer shows it, this once.
 #[utoipa::path(post, path = "/auth-config/tokens", operation_id = "createToken", tag = "tokens",
     request_body = TokenRequest,
-    responses((status = 201, description = "The token, shown this once", body = ShownToken)))]
+    responses((status = 201, description = "The token, shown this once.", body = ShownToken)))]
 pub(super) async fn create(
     State(state): State<AdminState>,
     caller: Caller,
@@ -119,19 +140,23 @@ pub(super) async fn create(
     Ok(response)
 }
 
-/// Revokes a token: every replica refuses it within about a tenth of a second.
+/// Revoke a token
+///
+/// Every replica refuses it within about a tenth of a second.
 #[utoipa::path(post, path = "/auth-config/tokens/{tokenId}/revoke", operation_id = "revokeToken", tag = "tokens",
-    params(("tokenId" = String, Path, description = "The token's id, as the list shows it")),
-    responses((status = 200, description = "The token that was revoked", body = ShownToken)))]
+    params(("tokenId" = inline(TokenIdText), Path, description = "The token, as the list names it.")),
+    responses((status = 200, description = "The token that was revoked.", body = ShownToken)))]
 pub(super) async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ShownToken>, ApiError> {
     let unknown = || ApiError::not_found(REVOKE, "path.tokenId: no such token");
-    let Path(id) = path.map_err(|rejection| {
-        ApiError::bad_request(REVOKE, format!("path.tokenId: {}", rejection.body_text()))
-    })?;
+    let malformed = |what: &str| ApiError::bad_request(REVOKE, format!("path.tokenId: {what}"));
+    let Path(id) = path.map_err(|rejection| malformed(&rejection.body_text()))?;
+    if id.len() != 12 || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(malformed("expected 12 hex digits, the id that the list shows"));
+    }
     let may = |token: &Token| is_visible(caller.role, token);
     let (redis, directory, organisation) = (&state.redis, &state.directory, &caller.organisation);
     let revoked =

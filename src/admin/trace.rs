@@ -8,13 +8,14 @@ use url::form_urlencoded;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
+use super::described::{ConfigIdText, EntryIdText, EventPlace, EventTypeText, NonceText, Time};
 use super::error::ApiError;
 use super::log_record::LogRecord;
 use super::logs::owned_by;
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, StoredConfig};
-use crate::domain::event::NONCE_MAX_BYTES;
+use crate::domain::event::check_nonce;
 use crate::domain::ids::{DeliveryId, EventId, OrganisationId, ShardNumber, StreamId};
 use crate::domain::owned_config::OwnedConfig;
 use crate::domain::vocabulary::{is_same_event, other_name};
@@ -39,16 +40,18 @@ enum Wanted {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceAnswer {
-    /// `unread`, `inProgress`, `routed`, `unrouted`, `rejected` or `notFound`.
-    #[schema(example = "routed")]
+    #[schema(value_type = TraceState)]
     state: &'static str,
     /// The same in a sentence.
     explanation: String,
+    /// What is known of it; null when it was not found.
+    #[schema(required)]
     event: Option<TracedEvent>,
-    /// Why it was rejected.
+    /// Why it was rejected; null when it was not.
+    #[schema(required)]
     rejected: Option<Rejected>,
     /// Its deliveries, each as `GET /webhooks/logs/{deliveryId}` has it, without the payload.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(max_items = 100)]
     deliveries: Vec<LogRecord>,
     /// Configs of the organisation without a delivery of it, and why, as far as that can be told now.
     without_delivery: Vec<WithoutDelivery>,
@@ -64,10 +67,14 @@ pub struct TraceAnswer {
 pub struct TracedEvent {
     shard: u16,
     /// The id of its entry in the stream.
+    #[schema(value_type = EntryIdText)]
     id: String,
     /// The nonce that its deliveries carry, where it is known.
+    #[schema(value_type = Option<NonceText>, required)]
     nonce: Option<String>,
+    #[schema(value_type = Option<EventTypeText>, required)]
     event: Option<String>,
+    #[schema(value_type = Time)]
     created_at: String,
     /// Whether the stream still holds it.
     in_stream: bool,
@@ -75,9 +82,13 @@ pub struct TracedEvent {
 
 /// Why an event was rejected.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RejectedBecause)]
 pub struct Rejected {
+    /// Its entry's id among the rejected ones of its shard.
     id: String,
+    /// The field that was wrong; `id` for the entry as a whole.
     field: String,
+    /// What was wrong, and what is expected.
     problem: String,
 }
 
@@ -85,9 +96,41 @@ pub struct Rejected {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WithoutDelivery {
+    #[schema(value_type = ConfigIdText)]
     webhook_config_id: String,
-    /// `waiting`, `other config`, `created later`, `not subscribed`, `inactive`, `filtered`, `deleted`, `unknown`.
+    #[schema(value_type = NoDelivery)]
     reason: &'static str,
+}
+
+/// The words of `state`, as the description shows them.
+#[derive(ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)] // Never constructed.
+enum TraceState {
+    Unread,
+    InProgress,
+    Routed,
+    Unrouted,
+    Rejected,
+    NotFound,
+}
+
+/// Why a config has no delivery of an event, as the description shows it.
+#[derive(ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code)] // Never constructed.
+enum NoDelivery {
+    Waiting,
+    #[serde(rename = "not subscribed")]
+    NotSubscribed,
+    Inactive,
+    #[serde(rename = "other config")]
+    OtherConfig,
+    #[serde(rename = "created later")]
+    CreatedLater,
+    Filtered,
+    Deleted,
+    Unknown,
 }
 
 /// The routes of this file.
@@ -95,13 +138,16 @@ pub(super) fn routes() -> Router<AdminState> {
     Router::new().route("/webhooks/trace", get(get_trace))
 }
 
+/// Find an event
+///
+/// Where it is and what became of it. Exactly one of the two parameters is given.
 #[utoipa::path(
     get, path = "/webhooks/trace", operation_id = "getWebhookTrace", tag = "inspect",
     params(
-        ("nonce" = Option<String>, Query, description = "The event's nonce; this or id"),
-        ("id" = Option<String>, Query, description = "A stream id, an evt_ nonce or a delivery id; this or nonce"),
+        ("nonce" = inline(Option<NonceText>), Query, description = "The event's nonce; this or `id`."),
+        ("id" = inline(Option<EventPlace>), Query, description = "What names the event; this or `nonce`."),
     ),
-    responses((status = 200, description = "Where the event is", body = TraceAnswer)),
+    responses((status = 200, description = "Where the event is, or where it was not found.", body = TraceAnswer)),
 )]
 pub(super) async fn get_trace(
     State(state): State<AdminState>,
@@ -140,14 +186,18 @@ fn wanted(query: &str) -> Result<Wanted, String> {
         }
         let evt = derived(&value);
         wanted = Some(match name.as_ref() {
-            "nonce" if !(1..=NONCE_MAX_BYTES).contains(&value.len()) => {
-                return Err("query.nonce: expected 1 to 256 bytes".to_owned());
-            }
-            "nonce" => evt.map_or_else(|| Wanted::Nonce(value.into_owned()), Wanted::Event),
+            "nonce" => match (evt, check_nonce(value.into_owned())) {
+                (Some(place), _) => Wanted::Event(place),
+                (None, Ok(nonce)) => Wanted::Nonce(nonce),
+                (None, Err(wrong)) => return Err(format!("query.nonce: {}", wrong.problem)),
+            },
             _ => evt
                 .or_else(|| value.parse::<DeliveryId>().ok().map(DeliveryId::event))
                 .map(Wanted::Event)
-                .or_else(|| value.parse::<StreamId>().ok().map(Wanted::Entry))
+                .or_else(|| {
+                    let id = value.parse::<StreamId>().ok().filter(|id| id.to_string() == value);
+                    id.map(Wanted::Entry)
+                })
                 .ok_or("query.id: expected a stream id as 1777626000000-0, an evt_ nonce or a delivery id")?,
         });
     }
@@ -339,6 +389,8 @@ mod tests {
             ("id=dlv_1", "query.id"),
             ("id=", "query.id"),
             ("noce=a", "query.noce"),
+            ("nonce=a%07", "query.nonce: expected 1 to 256 bytes without control"),
+            ("id=05-1", "query.id"),
         ] {
             let error = wanted(query).map(|_| ()).unwrap_err();
             assert!(error.contains(named), "{query}: {error}");

@@ -39,6 +39,8 @@ pub enum Category {
 pub const CONFIG_DISABLED: &str = "webhook.config.disabled";
 /// A config will be disabled unless it gets better.
 pub const CONFIG_FAILING: &str = "webhook.config.failing";
+/// Somebody tests a config.
+pub const TEST: &str = "webhook.test";
 
 /// An event type that the platform, or Postrider itself, documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +242,12 @@ pub static ALL: &[KnownEvent] = &[
         Category::Webhook,
         "nothing but failures came from a config for half, or nine tenths, of the time that disables it",
         r#"{"config":{"id":"9b1d04c57ea2f3180000002f","host":"receiver.example"},"organisationId":"org_1","reason":"HTTP 503","failingSince":"2026-06-12T07:31:05.000Z","attempts":720,"disableAt":"2026-06-17T07:31:05.000Z"}"#,
+    ),
+    event(
+        TEST,
+        Category::Webhook,
+        "somebody tests a config by hand, and names no other type",
+        r#"{"message":"A test event of Postrider."}"#,
     ),
 ];
 

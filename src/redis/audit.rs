@@ -5,6 +5,7 @@ use redis::Value;
 
 use super::answer::{Answer, fields_of, list_of, text_of};
 use super::connection::{During, Redis, RedisError, Result};
+use super::ranges::older_than;
 use super::scripts;
 use crate::domain::audit::AuditEntry;
 use crate::domain::clock::UnixMillis;
@@ -104,8 +105,8 @@ pub async fn read(redis: &Redis, organisation: &OrganisationId, query: &AuditQue
     let mut connection = redis.pooled(operation).await?;
     let lowest = query.since.map_or_else(|| "-".to_owned(), |since| since.0.to_string());
     let mut highest = match (query.until, query.before) {
-        (until, Some(before)) if until.is_none_or(|until| before.ms < until.0) => format!("({before}"),
-        (Some(until), _) => format!("({}-0", until.0),
+        (until, Some(before)) if until.is_none_or(|until| before.ms < until.0) => older_than(before),
+        (Some(until), _) => older_than(StreamId { ms: until.0, seq: 0 }),
         (None, _) => "+".to_owned(),
     };
     let (mut page, mut read) = (AuditPage::default(), 0);

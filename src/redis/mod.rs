@@ -41,6 +41,7 @@ pub mod log_write;
 pub mod migrate;
 pub mod publish;
 pub mod purge;
+mod ranges;
 pub mod recover;
 pub mod rejected;
 pub mod replay;

@@ -10,6 +10,7 @@ use super::answer::{fields_of, list_of, text_of};
 use super::connection::{During, Link, Redis, RedisError, Result};
 use super::events::StreamEntry;
 use super::keys::ShardKeys;
+use super::ranges::older_than;
 use super::scripts::{self, REJECT, TAKE_REJECTED};
 use crate::domain::event::{EventFields, Rejection};
 use crate::domain::ids::{EventId, OrganisationId, StreamId};
@@ -205,7 +206,7 @@ impl<'a> Source<'a> {
             None => "+".to_owned(),
             // Of two entries with the same stream id that of the greater shard comes first.
             Some(before) if keys.shard < before.shard => before.id.to_string(),
-            Some(before) => format!("({}", before.id),
+            Some(before) => older_than(before.id),
         };
         Self { keys, from: Some(from), read: VecDeque::new() }
     }

@@ -12,6 +12,7 @@ use super::events::{StreamEntry, entry_of};
 use super::health::Ask;
 use super::jobs::jobs_age;
 use super::keys::ShardKeys;
+use super::ranges::older_than;
 use super::recover::{Batch, batch_of};
 use super::scripts::PUBLISH_AGAIN;
 use crate::domain::clock::UnixMillis;
@@ -160,7 +161,12 @@ async fn page(
     let operation = "reading retained events";
     let from = if cursor.is_empty() { format!("{}-0", selection.since.0) } else { format!("({cursor}") };
     let mut command = cmd("XRANGE");
-    command.arg(keys.events()).arg(from).arg(format!("({}-0", selection.until.0)).arg("COUNT").arg(count);
+    command
+        .arg(keys.events())
+        .arg(from)
+        .arg(older_than(StreamId { ms: selection.until.0, seq: 0 }))
+        .arg("COUNT")
+        .arg(count);
     let entries = list_of(operation, redis.ask(operation, &command).await?)?;
     entries.into_iter().map(|entry| entry_of(operation, entry)).collect()
 }

@@ -245,8 +245,12 @@ impl Reading<'_> {
     fn derive(&mut self) {
         let given = |name| self.origins.contains_key(name);
         let (drain, connect) = (given("drain-timeout"), given("connect-timeout"));
-        let per_config = given("config-in-flight-max");
-        let Settings { delivery, limits, .. } = &mut self.settings;
+        let (per_config, answer) = (given("config-in-flight-max"), given("admin-request-timeout"));
+        let Settings { admin, delivery, limits, .. } = &mut self.settings;
+        if !answer {
+            admin.request_timeout =
+                admin.request_timeout.max(rules::least_admin_timeout(delivery.request_timeout));
+        }
         if !drain {
             delivery.drain_timeout = delivery.request_timeout.saturating_add(Duration::from_secs(5));
         }

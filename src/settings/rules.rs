@@ -22,6 +22,13 @@ const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Shortest deadline over connect and TLS.
 pub const CONNECT_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
+/// What a request of the admin API must be given at least, by the deadline of an attempt: a test of a config is
+/// answered after its attempt, or else soon after that deadline.
+#[must_use]
+pub const fn least_admin_timeout(attempt: Duration) -> Duration {
+    attempt.saturating_add(Duration::from_secs(10))
+}
+
 /// Checks every rule.
 #[must_use]
 pub fn check(settings: &Settings) -> Vec<Broken> {
@@ -60,6 +67,9 @@ fn process(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], Str
 
 fn admin(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], String)) {
     let admin = &settings.admin;
+    let enough = admin.request_timeout >= least_admin_timeout(settings.delivery.request_timeout);
+    let longer = "at least 10s over request-timeout, for a test waits for its attempt".into();
+    rule(enough, &["admin-request-timeout", "request-timeout"], longer);
     let both = admin.tls_cert.is_some() == admin.tls_key.is_some();
     rule(both, &["tls-cert", "tls-key"], "both of tls-cert and tls-key, or neither".into());
     rule(admin.connections_max >= 1, &["admin-connections-max"], "at least 1".into());
@@ -75,7 +85,6 @@ fn admin(settings: &Settings, rule: &mut impl FnMut(bool, &[&'static str], Strin
         ("tls-check", admin.tls_check),
         ("admin-head-timeout", admin.head_timeout),
         ("admin-body-timeout", admin.body_timeout),
-        ("admin-request-timeout", admin.request_timeout),
         ("admin-write-timeout", admin.write_timeout),
     ] {
         rule(value >= Duration::from_millis(50), &[name], "at least 50ms".into());

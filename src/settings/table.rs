@@ -174,7 +174,7 @@ table! {
         body_rate_min "admin-body-rate-min" text::size Value Serve:
             "Bytes a second that a body has to arrive with after its first 5 s, so that nobody holds a place by dripping; 0 for any.";
         request_timeout "admin-request-timeout" text::duration Value Serve:
-            "Longest time until a request is answered, its body included: longer than an attempt, which a test waits for.";
+            "Longest time until a request is answered, its body included: 10 s over request-timeout at least, for a test waits for its attempt. 60s, or that where it is more.";
         write_timeout "admin-write-timeout" text::duration Value Serve:
             "Longest time in which a caller takes nothing of its answer; then the connection is closed.";
         drain_timeout "admin-drain-timeout" text::duration Value Serve:

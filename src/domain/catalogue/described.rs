@@ -68,6 +68,7 @@ pub(super) static DESCRIBED: &[Described] = described! {
     Named "shopify.orders_create",
     Own "webhook.config.disabled",
     Own "webhook.config.failing",
+    Own "webhook.test",
 };
 
 // === impl Standing ===
