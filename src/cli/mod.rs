@@ -6,8 +6,8 @@
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 64 settings are wrong (sysexits.h, EX_USAGE).
 
-mod capacity;
 mod audit;
+mod capacity;
 mod completions;
 mod config_one;
 mod config_stats;

@@ -203,15 +203,17 @@ pub async fn run(
     options: ReceiverOptions,
     started: impl FnOnce(SocketAddr, Arc<ReceiverStats>),
 ) -> io::Result<()> {
+    // Before anybody learns that it runs: who then ends it must find the signals waited for.
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
     let receiver = Receiver::start(options).await?;
     started(receiver.addr(), receiver.stats());
-    let mut terminated = signal(SignalKind::terminate())?;
-    let asked = tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminated.recv() => Ok(()),
-    };
+    tokio::select! {
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
+    }
     receiver.stop().await;
-    asked
+    Ok(())
 }
 
 async fn accept(listener: TcpListener, exchange: Arc<Exchange>, mut stopped: watch::Receiver<bool>) {
