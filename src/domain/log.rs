@@ -297,14 +297,14 @@ fn put_head(out: &mut Vec<u8>, key: PageKey) {
     out.extend_from_slice(&key.0);
 }
 
-fn take_head(input: &mut Reader<'_>) -> Result<PageKey, Malformed> {
+pub(super) fn take_head(input: &mut Reader<'_>) -> Result<PageKey, Malformed> {
     if input.u8()? != PAGE_VERSION {
         return Err(input.malformed("page version 1"));
     }
     Ok(PageKey(input.array()?))
 }
 
-fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
+pub(super) fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
     match usize::from(input.u8()?) {
         count if count <= PAGE_ROWS_MAX => Ok(count),
         _ => Err(input.malformed("at most 64 rows")),

@@ -21,6 +21,7 @@ pub mod job;
 pub mod log;
 pub mod log_as_of;
 pub mod log_cursor;
+pub mod log_glance;
 pub mod log_merge;
 pub mod log_view;
 pub mod outcome;
