@@ -2,7 +2,8 @@
 //!
 //! Records are read before rows, so a delivery that ends in between is found in its final row. A question
 //! reads a bounded amount; where the bound is hit, the count is a floor and says so. The first page of a question
-//! counts what matches; later ones (`log_page`) begin at their cursor and read no more than they show.
+//! counts what matches: at a glance where every delivery does (`log_count`), else by reading the rows. Later ones
+//! (`log_page`) begin at their cursor and read no more than they show.
 
 use std::collections::HashMap;
 use std::sync::Arc;
