@@ -48,7 +48,7 @@ pub fn stream_entry(bytes: &[u8]) {
 
 /// The body of `PUT /webhooks/configs`: understood, or refused with at least one reason.
 pub fn config_body(bytes: &[u8]) {
-    let _ = ConfigBody::parse(bytes, bytes.len() % 2 == 0);
+    let _ = ConfigBody::parse(bytes, bytes.len().is_multiple_of(2));
 }
 
 /// The query string of `GET /webhooks/logs`.
