@@ -123,6 +123,11 @@ deny: ## Check the dependencies' licences and sources; needs cargo-deny
 	{ echo "make deny: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	$(CARGO) deny $(OFFLINE) check bans licenses sources
 
+# Not part of `test-all`, which runs the same targets on a stable compiler: tests/fuzz.rs.
+fuzz: ## Fuzz each target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly compiler
+	@scripts/bootstrap.sh build
+	scripts/fuzz.sh
+
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test
 	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation --bench log_queries

@@ -7,7 +7,7 @@ pub use record::{
     BODY_INLINE_MAX_BYTES, DeliveryRecord, RECORD_CONFIG_OFFSET, RECORD_HEAD_MAX_BYTES,
     RECORD_NEXT_ATTEMPT_OFFSET, RecordBody, RecordHead, Standing,
 };
-pub(super) use record::{put_history, take_history};
+pub(super) use record::{put_history, skip_history, take_history};
 
 use std::sync::Arc;
 

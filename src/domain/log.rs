@@ -32,6 +32,9 @@ const PAGE_VERSION: u8 = 1;
 /// alone still reads all others.
 const TRACED_PAGE_VERSION: u8 = 2;
 
+/// Versions of log pages that can be read: the rows come first in both.
+pub(super) const PAGE_VERSIONS: [u8; 2] = [PAGE_VERSION, TRACED_PAGE_VERSION];
+
 /// The delivery's status after the row, exactly the contract's four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -271,7 +274,7 @@ impl LogPage {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
         let traced = bytes.first() == Some(&TRACED_PAGE_VERSION);
-        let key = take_head(&mut input, if traced { TRACED_PAGE_VERSION } else { PAGE_VERSION })?;
+        let key = take_head(&mut input, &PAGE_VERSIONS)?;
         let count = take_row_count(&mut input)?;
         let strings = (0..input.length()?)
             .map(|_| input.text().map(Arc::from))
@@ -294,7 +297,7 @@ impl PayloadPage {
     /// When the bytes are not a page of a version that this program knows.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = Reader::new(bytes);
-        let key = take_head(&mut input, PAGE_VERSION)?;
+        let key = take_head(&mut input, &[PAGE_VERSION])?;
         let count = input.length()?;
         if count > PAGE_ROWS_MAX {
             return Err(input.malformed("at most 64 payloads"));
@@ -317,8 +320,8 @@ fn put_head(out: &mut Vec<u8>, version: u8, key: PageKey) {
     out.extend_from_slice(&key.0);
 }
 
-fn take_head(input: &mut Reader<'_>, version: u8) -> Result<PageKey, Malformed> {
-    if input.u8()? != version {
+pub(super) fn take_head(input: &mut Reader<'_>, versions: &[u8]) -> Result<PageKey, Malformed> {
+    if !versions.contains(&input.u8()?) {
         return Err(input.malformed("a known page version"));
     }
     Ok(PageKey(input.array()?))
@@ -344,7 +347,7 @@ fn take_traces(input: &mut Reader<'_>, rows: &mut [LogRow]) -> Result<(), Malfor
     Ok(())
 }
 
-fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
+pub(super) fn take_row_count(input: &mut Reader<'_>) -> Result<usize, Malformed> {
     match usize::from(input.u8()?) {
         count if count <= PAGE_ROWS_MAX => Ok(count),
         _ => Err(input.malformed("at most 64 rows")),

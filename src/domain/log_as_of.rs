@@ -42,7 +42,8 @@ fn is_newest_of(row: &LogRow, head: &RecordHead) -> bool {
 }
 
 /// How many attempts were made before the row was written.
-fn attempts_before(row: &LogRow) -> u32 {
+#[must_use]
+pub fn attempts_before(row: &LogRow) -> u32 {
     let waited = matches!(
         row.reason,
         Some(FailReason::Expired | FailReason::BacklogFull | FailReason::Deleted | FailReason::Gone)

@@ -22,6 +22,7 @@ pub mod job;
 pub mod log;
 pub mod log_as_of;
 pub mod log_cursor;
+pub mod log_glance;
 pub mod log_limit;
 pub mod log_merge;
 pub mod log_view;

@@ -49,6 +49,7 @@ pub const COMMANDS: &[&str] = &[
     "xrevrange",
     "zcard",
     "zcount",
+    "zrandmember",
     "zrange",
     "zrangebyscore",
     "zrem",

@@ -5,6 +5,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::LogSource;
+use super::log_count::{self, Which};
 use super::log_failed::{self, FailedQuestion};
 use super::log_heads::{Heads, Whose};
 use super::log_page::{PageQuestion, PageRead};
@@ -13,7 +14,7 @@ use super::log_scan::{Budget, Scan, oldest_of};
 use super::log_search::{Asked, LogAnswer, MIB, SEARCH_BUDGET, matching, views};
 use super::log_waiting;
 use crate::domain::clock::UnixMillis;
-use crate::domain::ids::DeliveryId;
+use crate::domain::ids::{DeliveryId, StreamId};
 use crate::domain::log_cursor::{LogCursor, Place};
 use crate::domain::log_merge::{DeliveryState, Position};
 use crate::domain::log_view::DeliveryView;
@@ -43,7 +44,8 @@ impl Asked<'_> {
         while let Some(budget) = budgets.pop() {
             scan.read(connection, budget).await?;
             heads.add_unread(connection, sources, &scan.rows).await?;
-            as_of = self.as_of_with(&scan);
+            let pages = scan.rows.iter().flatten().map(|placed| placed.position.page.ms);
+            as_of = self.as_of_with(pages.max());
             let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
             if scan.is_complete() || settled(&found, scan.frontier()) >= wanted {
                 break;
@@ -80,11 +82,49 @@ impl Asked<'_> {
         })
     }
 
+    /// The first page where the question is for all deliveries, or for all that were delivered: counted at a
+    /// glance, and made of the newest pages alone.
+    pub(super) async fn newest(
+        &self,
+        connection: &mut MultiplexedConnection,
+        which: Which,
+    ) -> Result<LogAnswer> {
+        let Self { query, configs, sources, .. } = self;
+        let budget = if configs.len() == 1 { SEARCH_BUDGET } else { COUNT_BUDGET };
+        let counted = log_count::count(connection, sources, which, budget).await?;
+        let newest = counted.at_hand.iter().filter_map(|log| log.pages.front()).map(|(id, _)| id.ms).max();
+        let as_of = self.as_of_with(newest);
+        let top = Position { page: StreamId { ms: u64::MAX, seq: u64::MAX }, row: usize::MAX };
+        let question = PageQuestion {
+            filter: &query.filter,
+            limit: query.skip + query.limit,
+            below: (top, DeliveryId::from_bytes([u8::MAX; 16])),
+            as_of,
+            is_first: true,
+        };
+        let at_hand = (counted.at_hand, counted.records);
+        let read =
+            PageRead::read_first(connection, sources.clone(), configs.len(), question, at_hand).await?;
+        let (states, next) = read.page();
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().skip(query.skip).collect();
+        let unreadable = counted.unreadable.max(read.unreadable());
+        let total_is_floor = self.left_out || counted.is_floor || unreadable > 0;
+        let total = counted.total.max(states.len());
+        let next = next.map(|(position, id)| LogCursor {
+            place: Place::Rows(position, id),
+            as_of,
+            total: total as u64,
+            total_is_floor,
+            question: query.question,
+        });
+        let deliveries = views(connection, self.shards, configs, &page, &query.filter).await?;
+        Ok(LogAnswer { total, total_is_floor, deliveries, oldest_at: read.oldest_at, unreadable, next })
+    }
+
     /// A clock that was set back, or entries that were written ahead of it, leave pages above the present: they
     /// were all written before.
-    fn as_of_with(&self, scan: &Scan<'_>) -> UnixMillis {
-        let newest = scan.rows.iter().flatten().map(|placed| placed.position.page.ms).max();
-        match newest {
+    fn as_of_with(&self, newest_page: Option<u64>) -> UnixMillis {
+        match newest_page {
             Some(newest) if newest > self.as_of.0.saturating_add(AHEAD_MS) => UnixMillis(newest),
             _ => self.as_of,
         }
@@ -97,7 +137,8 @@ impl Asked<'_> {
         below: (Position, DeliveryId),
     ) -> Result<LogAnswer> {
         let Self { query, configs, as_of, .. } = *self;
-        let question = PageQuestion { filter: &query.filter, limit: query.limit, below, as_of };
+        let question =
+            PageQuestion { filter: &query.filter, limit: query.limit, below, as_of, is_first: false };
         let read = PageRead::read(connection, self.sources.clone(), configs.len(), question).await?;
         let (states, next) = read.page();
         let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();

@@ -49,6 +49,17 @@ impl Heads {
         if whose == Whose::Queued {
             counts.iter_mut().for_each(|counts| counts.failed = 0);
         }
+        Self::read_counted(connection, sources, configs, counts).await
+    }
+
+    /// The same, of as many of each set as `counts` says.
+    pub(super) async fn read_counted(
+        connection: &mut MultiplexedConnection,
+        sources: &[(usize, LogSource<'_>)],
+        configs: usize,
+        mut counts: Vec<RecordCounts>,
+    ) -> Result<Self> {
+        let plain: Vec<LogSource<'_>> = sources.iter().map(|(_, source)| *source).collect();
         let truncated = share_out(&mut counts, RECORDS_MAX);
         let asked: Vec<(LogSource<'_>, RecordCounts)> = plain.into_iter().zip(counts).collect();
         let members = delivery_read::members(connection, &asked).await?;

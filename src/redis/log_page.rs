@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet};
 use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
-use super::delivery_read::{self, LogSource};
+use super::delivery_read::{self, LogSource, RecordCounts};
 use super::log_read::{self, ReadPage};
 use super::log_rowless::{Rowless, RowlessQuestion};
-use super::log_scan::{Budget, Scan, oldest_of};
+use super::log_scan::{AtHand, Budget, Scan, oldest_of};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
-use crate::domain::log_as_of::{needs_later_rows, stands_here};
+use crate::domain::log_as_of::{attempts_before, needs_later_rows, stands_here};
 use crate::domain::log_merge::{DeliveryState, LogFilter, PlacedRow, Position};
 
 /// What one page reads at most before it ends early, with a cursor at the place that it reached.
@@ -34,6 +34,8 @@ pub(super) struct PageQuestion<'q> {
     pub(super) limit: usize,
     pub(super) below: (Position, DeliveryId),
     pub(super) as_of: UnixMillis,
+    /// Whether it is the first page, which also shows what is newer than `as_of`.
+    pub(super) is_first: bool,
 }
 
 /// A delivery, behind the index of its config.
@@ -50,6 +52,8 @@ pub(super) struct PageRead<'a> {
     /// By config: rows that were written since the walk began, of deliveries for which that matters.
     later: Vec<Vec<PlacedRow>>,
     looked_for: HashSet<DeliveryId>,
+    /// On a first page: the logs whose config has neither queued nor failed deliveries in their shard.
+    without_records: HashSet<(usize, u16)>,
     heads_unreadable: usize,
     /// When the oldest row was made that the logs still hold.
     pub(super) oldest_at: Option<UnixMillis>,
@@ -71,11 +75,49 @@ impl<'a> PageRead<'a> {
         let plain: Vec<LogSource<'a>> = sources.iter().map(|(_, source)| *source).collect();
         let oldest: Vec<Option<ReadPage>> = log_read::oldest_pages(connection, &plain).await?;
         let (below, filter) = (question.below.0, question.filter);
-        let rowless = RowlessQuestion { status: filter.status, below, limit: question.limit };
+        let rowless = RowlessQuestion { status: filter.status, below, limit: question.limit, first: None };
         let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
-        let first_round = (question.limit + 1).div_ceil(ROWS_PER_PAGE);
-        let scan = Scan::new(&sources, filter.since, None).begin_at(below.page, first_round);
-        let mut page = Self {
+        let scan = Scan::new(&sources, filter.since, None).begin_at(below.page, first_round(question.limit));
+        let mut page = Self::new(sources, configs, question, scan, rowless);
+        page.oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        page.read_on(connection).await?;
+        Ok(page)
+    }
+
+    /// The first page, of the newest pages of the logs that the count left at hand.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn read_first(
+        connection: &mut MultiplexedConnection,
+        sources: Vec<(usize, LogSource<'a>)>,
+        configs: usize,
+        question: PageQuestion<'a>,
+        (at_hand, records): (Vec<AtHand>, Vec<RecordCounts>),
+    ) -> Result<Self> {
+        let oldest = oldest_of_each(connection, &sources, &at_hand).await?;
+        let (below, filter) = (question.below.0, question.filter);
+        let (status, limit) = (filter.status, question.limit);
+        let rowless = RowlessQuestion { status, below, limit, first: Some(&records) };
+        let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
+        let scan = Scan::new(&sources, None, None).begin_with(at_hand, first_round(limit));
+        let empty = sources.iter().zip(&records).filter(|(_, counts)| **counts == RecordCounts::default());
+        let without_records = empty.map(|((config, source), _)| (*config, source.keys.shard.0)).collect();
+        let mut page = Self::new(sources, configs, question, scan, rowless);
+        page.without_records = without_records;
+        page.oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        page.read_on(connection).await?;
+        Ok(page)
+    }
+
+    fn new(
+        sources: Vec<(usize, LogSource<'a>)>,
+        configs: usize,
+        question: PageQuestion<'a>,
+        scan: Scan<'a>,
+        rowless: Rowless,
+    ) -> Self {
+        Self {
             question,
             scan,
             rowless,
@@ -83,17 +125,28 @@ impl<'a> PageRead<'a> {
             heads: (0..configs).map(|_| HashMap::new()).collect(),
             later: (0..configs).map(|_| Vec::new()).collect(),
             looked_for: HashSet::new(),
+            without_records: HashSet::new(),
             heads_unreadable: 0,
-            oldest_at: oldest.iter().flatten().map(oldest_of).min(),
-        };
-        while page.scan.read_round(connection, PAGE_BUDGET).await? {
-            page.add_heads(connection).await?;
-            page.add_later(connection).await?;
-            if page.states().len() > question.limit || page.scan.has_spent(PAGE_BUDGET) {
+            oldest_at: None,
+        }
+    }
+
+    async fn read_on(&mut self, connection: &mut MultiplexedConnection) -> Result<()> {
+        let mut wanted = self.question.limit + 1;
+        while self.scan.read_round(connection, PAGE_BUDGET).await? {
+            let settled = self.scan.rows.iter().map(Vec::len).sum::<usize>();
+            // Rounds that read nothing from Redis are small: the page is put together when it may be full.
+            if settled < wanted && !self.scan.is_complete() && !self.scan.has_spent(PAGE_BUDGET) {
+                continue;
+            }
+            self.add_heads(connection).await?;
+            self.add_later(connection).await?;
+            if self.states().len() > self.question.limit || self.scan.has_spent(PAGE_BUDGET) {
                 break;
             }
+            wanted = settled * 2;
         }
-        Ok(page)
+        Ok(())
     }
 
     /// The page's deliveries with the index of their config, newest first, and where the next page begins.
@@ -118,7 +171,8 @@ impl<'a> PageRead<'a> {
     fn rows_of(&self, config: usize) -> HashMap<DeliveryId, Vec<&PlacedRow>> {
         let (frontier, below, as_of) = (self.scan.frontier(), self.question.below, self.question.as_of);
         let is_below = |placed: &&PlacedRow| {
-            (placed.position, placed.row.delivery) < below && placed.position.page.ms <= as_of.0
+            let seen = self.question.is_first || placed.position.page.ms <= as_of.0;
+            (placed.position, placed.row.delivery) < below && seen
         };
         let mut rows: HashMap<DeliveryId, Vec<&PlacedRow>> = HashMap::new();
         let (settled, rest): (Vec<&PlacedRow>, Vec<&PlacedRow>) =
@@ -148,7 +202,8 @@ impl<'a> PageRead<'a> {
             for (id, rows) in rows {
                 let head = self.heads[config].get(&id).and_then(Option::as_ref);
                 let state = DeliveryState::new(id, head, rows, as_of);
-                states.extend(state.filter(|state| stands_here(state, as_of)).map(|state| (config, state)));
+                let shown = state.filter(|state| stands_here(state, as_of) || self.is_new(state));
+                states.extend(shown.map(|state| (config, state)));
             }
         }
         states.retain(|(_, state)| {
@@ -160,12 +215,33 @@ impl<'a> PageRead<'a> {
         states
     }
 
+    /// Whether the delivery came after the walk began, and stands at the top of its first page: it has no earlier
+    /// row that a later page would meet.
+    fn is_new(&self, state: &DeliveryState<'_>) -> bool {
+        let (as_of, complete) = (self.question.as_of, self.scan.is_complete());
+        let later = |placed: &&PlacedRow| placed.position.page.ms > as_of.0;
+        self.question.is_first
+            && state.rows.iter().all(later)
+            && (complete || state.rows.iter().all(|placed| attempts_before(&placed.row) == 0))
+    }
+
     async fn add_heads(&mut self, connection: &mut MultiplexedConnection) -> Result<()> {
         let mut wanted = Vec::new();
         for config in 0..self.heads.len() {
             let known = &self.heads[config];
-            let unknown = self.rows_of(config).into_keys().filter(|id| !known.contains_key(id));
-            wanted.extend(unknown.filter_map(|id| Some((config, (self.source(config, id)?, id)))));
+            // A final row is the state of a delivery that has no record.
+            let ended = |id: &DeliveryId, rows: &[&PlacedRow]| {
+                self.without_records.contains(&(config, id.event().shard().0))
+                    && rows
+                        .iter()
+                        .max_by_key(|placed| placed.position)
+                        .is_some_and(|last| last.row.is_final())
+            };
+            let rows = self.rows_of(config).into_iter();
+            let unknown = rows.filter(|(id, rows)| !known.contains_key(id) && !ended(id, rows));
+            wanted.extend(
+                unknown.map(|(id, _)| id).filter_map(|id| Some((config, (self.source(config, id)?, id)))),
+            );
         }
         let places: Vec<(LogSource<'_>, DeliveryId)> = wanted.iter().map(|(_, place)| *place).collect();
         let read = delivery_read::record_heads(connection, &places).await?;
@@ -205,11 +281,15 @@ impl<'a> PageRead<'a> {
                 let placed =
                     page.rows.into_iter().enumerate().filter(|(_, row)| wanted.contains(&row.delivery));
                 let place = |row| Position { page: read.id, row };
-                self.later[config].extend(placed.map(|(at, row)| PlacedRow {
-                    position: place(at),
-                    key,
-                    row,
-                }));
+                let placed = placed.map(|(at, row)| PlacedRow { position: place(at), key, row });
+                let scanned = &self.scan.rows[config];
+                let is_known = |one: &PlacedRow| {
+                    let same = |known: &PlacedRow| {
+                        known.position == one.position && known.row.delivery == one.row.delivery
+                    };
+                    self.question.is_first && scanned.iter().any(same)
+                };
+                self.later[config].extend(placed.filter(|one| !is_known(one)));
             }
             self.looked_for.extend(wanted);
         }
@@ -221,4 +301,28 @@ impl<'a> PageRead<'a> {
         let found = self.sources.iter().find(|(of, source)| *of == config && source.keys.shard == shard);
         found.map(|(_, source)| *source)
     }
+}
+
+/// Pages of a first round that reads from Redis.
+const fn first_round(limit: usize) -> usize {
+    (limit + 1).div_ceil(ROWS_PER_PAGE)
+}
+
+/// The oldest page of each log: at hand where the log was read whole.
+async fn oldest_of_each(
+    connection: &mut MultiplexedConnection,
+    sources: &[(usize, LogSource<'_>)],
+    at_hand: &[AtHand],
+) -> Result<Vec<Option<ReadPage>>> {
+    let in_part = sources.iter().zip(at_hand).filter(|(_, at_hand)| !at_hand.is_whole);
+    let in_part: Vec<LogSource<'_>> = in_part.map(|((_, source), _)| *source).collect();
+    let mut read = log_read::oldest_pages(connection, &in_part).await?.into_iter();
+    let mut oldest = Vec::with_capacity(at_hand.len());
+    for at_hand in at_hand {
+        oldest.push(match at_hand.is_whole {
+            true => at_hand.pages.back().cloned().map(log_read::log_page),
+            false => read.next().flatten(),
+        });
+    }
+    Ok(oldest)
 }

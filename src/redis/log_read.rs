@@ -42,6 +42,9 @@ pub(super) struct ReadPage {
     pub(super) page: Option<LogPage>,
 }
 
+/// An entry of a log as it is stored: its stream id and its packed page.
+pub(super) type PackedEntry = (StreamId, Vec<u8>);
+
 /// An attempt whose payload is wanted: the page that holds its row, and the attempt's number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PayloadPlace {
@@ -61,6 +64,18 @@ pub(super) async fn pages(
     connection: &mut MultiplexedConnection,
     requests: &[PageRequest<'_>],
 ) -> Result<Vec<Vec<ReadPage>>> {
+    let read = packed_pages(connection, requests).await?;
+    Ok(read.into_iter().map(|pages| pages.into_iter().map(log_page).collect()).collect())
+}
+
+/// As [`pages`], with each page as it is stored.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn packed_pages(
+    connection: &mut MultiplexedConnection,
+    requests: &[PageRequest<'_>],
+) -> Result<Vec<Vec<PackedEntry>>> {
     let commands = requests.iter().map(|request| {
         let key = request.source.keys.log(request.source.config.id());
         let from = request.below.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
@@ -69,7 +84,7 @@ pub(super) async fn pages(
         command
     });
     let replies: Vec<Value> = in_slices(connection, "reading log pages", commands.collect()).await?;
-    Ok(replies.into_iter().map(pages_of).collect())
+    Ok(replies.into_iter().map(|reply| entries(reply).collect()).collect())
 }
 
 /// The oldest page of each log (`XRANGE`), where there is one.
@@ -170,13 +185,14 @@ pub(super) async fn payload_pages(
     Ok(entries(reply).filter_map(|(_, packed)| PayloadPage::decode(&packed).ok()).collect())
 }
 
-fn log_page((id, packed): (StreamId, Vec<u8>)) -> ReadPage {
+/// Unpacks an entry.
+pub(super) fn log_page((id, packed): PackedEntry) -> ReadPage {
     ReadPage { id, bytes: packed.len(), page: LogPage::decode(&packed).ok() }
 }
 
 /// The ids and `p` fields of a range of a stream; an entry without the field has an empty one, which no page
 /// is.
-fn entries(reply: Value) -> impl Iterator<Item = (StreamId, Vec<u8>)> {
+fn entries(reply: Value) -> impl Iterator<Item = PackedEntry> {
     let Value::Array(entries) = reply else { return Vec::new().into_iter() };
     let read = entries.into_iter().filter_map(entry).collect::<Vec<_>>();
     read.into_iter()

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
-use super::delivery_read::{self, LogSource};
+use super::delivery_read::{self, LogSource, RecordCounts};
 use super::log_failed::{ScoreRange, members_by_score};
 use super::log_heads::{Heads, Whose};
 use super::log_read::{self, ReadPage};
@@ -33,13 +33,15 @@ pub(super) struct Rowless {
 }
 
 /// What is looked for.
-pub(super) struct RowlessQuestion {
+pub(super) struct RowlessQuestion<'q> {
     /// Only this status.
     pub(super) status: Option<Status>,
     /// Only what stands below.
     pub(super) below: Position,
     /// At most so many failed ones of each log are needed.
     pub(super) limit: usize,
+    /// On a first page, how many records each log has: what was never tried may then have no row yet.
+    pub(super) first: Option<&'q [RecordCounts]>,
 }
 
 // === impl Rowless ===
@@ -54,12 +56,12 @@ impl Rowless {
         sources: &[(usize, LogSource<'_>)],
         configs: usize,
         oldest: &[Option<ReadPage>],
-        question: &RowlessQuestion,
+        question: &RowlessQuestion<'_>,
     ) -> Result<Self> {
         let mut found =
             Self { of: (0..configs).map(|_| HashMap::new()).collect(), truncated: false, unreadable: 0 };
         if question.status != Some(Status::Delivered) {
-            found.add_waiting(connection, sources, oldest).await?;
+            found.add_waiting(connection, sources, oldest, question.first).await?;
             found.add_failed(connection, sources, oldest, question).await?;
         }
         Ok(found)
@@ -70,8 +72,16 @@ impl Rowless {
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         oldest: &[Option<ReadPage>],
+        first: Option<&[RecordCounts]>,
     ) -> Result<()> {
-        let heads = Heads::read(connection, sources, self.of.len(), Whose::Queued).await?;
+        let configs = self.of.len();
+        let heads = match first {
+            None => Heads::read(connection, sources, configs, Whose::Queued).await?,
+            Some(counts) => {
+                let queued = counts.iter().map(|counts| RecordCounts { failed: 0, ..*counts }).collect();
+                Heads::read_counted(connection, sources, configs, queued).await?
+            }
+        };
         self.truncated |= heads.truncated;
         self.unreadable += heads.unreadable;
         let mut ends: HashMap<(usize, u16), u64> = HashMap::new();
@@ -89,6 +99,8 @@ impl Rowless {
                     if end != u64::MAX && at + ROW_DELAY_MS >= end {
                         unsure.insert((config, id.event().shard().0));
                     }
+                    self.of[config].insert(id, head);
+                } else if first.is_some() && head.attempts == 0 {
                     self.of[config].insert(id, head);
                 }
             }
@@ -116,7 +128,7 @@ impl Rowless {
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         oldest: &[Option<ReadPage>],
-        question: &RowlessQuestion,
+        question: &RowlessQuestion<'_>,
     ) -> Result<()> {
         if matches!(question.status, Some(Status::Pending | Status::Retrying)) {
             return Ok(());
@@ -126,7 +138,9 @@ impl Rowless {
         let mut open: Vec<(usize, ScoreRange<'_>)> = sources
             .iter()
             .zip(oldest)
-            .map(|((config, source), page)| {
+            .enumerate()
+            .filter(|(index, _)| question.first.is_none_or(|counts| counts[*index].failed > 0))
+            .map(|(_, ((config, source), page))| {
                 (
                     *config,
                     ScoreRange {

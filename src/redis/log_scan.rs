@@ -2,11 +2,13 @@
 //!
 //! Each round is one pipeline of small reads; where one log is left, it gets the whole round.
 
+use std::collections::VecDeque;
+
 use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::LogSource;
-use super::log_read::{self, PageRequest, ReadPage};
+use super::log_read::{self, PackedEntry, PageRequest, ReadPage};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
 use crate::domain::log_merge::{PlacedRow, Position};
@@ -22,10 +24,10 @@ pub(super) struct Budget {
 
 /// Pages of the first round over all logs: enough for a first page of results of any organisation (an answer
 /// has at most 100 deliveries), 4 MiB if every page is full.
-const ROUND_PAGES_FIRST: usize = 256;
+pub(super) const ROUND_PAGES_FIRST: usize = 256;
 
 /// Pages of the largest round: 16 MiB if every page is full.
-const ROUND_PAGES_MAX: usize = 1_024;
+pub(super) const ROUND_PAGES_MAX: usize = 1_024;
 
 /// How far a row's time may lie after its page's: replicas correct their clocks by Redis's at each renewal of
 /// a lease, and a machine's clock is not off by more between two.
@@ -51,8 +53,20 @@ pub(super) struct Scan<'a> {
 struct ScannedSource<'a> {
     source: LogSource<'a>,
     config: usize,
+    /// The oldest page that was read.
     below: Option<StreamId>,
     end: End,
+    /// Pages at hand whose rows were not taken yet, newest first: those above `below`, and it.
+    at_hand: VecDeque<PackedEntry>,
+}
+
+/// The newest pages of a log, read by someone else.
+#[derive(Default)]
+pub(super) struct AtHand {
+    /// Newest first, without a gap.
+    pub(super) pages: VecDeque<PackedEntry>,
+    /// Whether there are no older ones.
+    pub(super) is_whole: bool,
 }
 
 /// How far a log was read.
@@ -82,6 +96,7 @@ impl<'a> Scan<'a> {
             config: *config,
             below: None,
             end: End::Open,
+            at_hand: VecDeque::new(),
         };
         Self {
             sources: sources.iter().map(unread).collect(),
@@ -95,6 +110,18 @@ impl<'a> Scan<'a> {
             unreadable: 0,
             oldest: None,
         }
+    }
+
+    /// Begins with pages that were read already, one log's after the other. Their rows are taken as they are
+    /// needed, in rounds that read nothing; what lies deeper is read in rounds of `pages`.
+    pub(super) fn begin_with(mut self, at_hand: Vec<AtHand>, pages: usize) -> Self {
+        for (source, at_hand) in self.sources.iter_mut().zip(at_hand) {
+            source.below = at_hand.pages.back().map(|(id, _)| *id);
+            source.end = if at_hand.is_whole { End::Reached } else { End::Open };
+            source.at_hand = at_hand.pages;
+        }
+        self.round_pages = pages.max(1);
+        self
     }
 
     /// Begins at this page, not at the newest, with a round of `pages` or one of each log.
@@ -114,15 +141,12 @@ impl<'a> Scan<'a> {
 
     /// Whether every log was read as far as the query needs.
     pub(super) fn is_complete(&self) -> bool {
-        self.sources.iter().all(|source| source.end != End::Open)
+        self.sources.iter().all(|source| source.frontier().is_none())
     }
 
     /// The place down to which everything was read: what stands at or above it cannot be overtaken.
     pub(super) fn frontier(&self) -> Position {
-        let open = self.sources.iter().filter(|source| source.end == End::Open);
-        let newest_unread =
-            open.map(|source| source.below.unwrap_or(StreamId { ms: u64::MAX, seq: u64::MAX }));
-        newest_unread.max().map_or_else(Position::default, |page| Position { page, row: 0 })
+        self.sources.iter().filter_map(ScannedSource::frontier).max().unwrap_or_default()
     }
 
     /// Reads until the budget is spent or nothing is left.
@@ -147,6 +171,9 @@ impl<'a> Scan<'a> {
         connection: &mut MultiplexedConnection,
         budget: Budget,
     ) -> Result<bool> {
+        if self.take_at_hand() {
+            return Ok(true);
+        }
         let chosen = self.open_sources();
         if chosen.is_empty() {
             return Ok(false);
@@ -179,10 +206,23 @@ impl<'a> Scan<'a> {
         Ok(pages.iter().flatten().map(oldest_of).chain(self.oldest).min())
     }
 
+    /// Takes the newest page at hand, unless something that is yet to be read may be newer; says whether it did.
+    fn take_at_hand(&mut self) -> bool {
+        let newest = self.sources.iter().enumerate().max_by_key(|(_, source)| source.frontier());
+        let Some((index, _)) = newest else { return false };
+        let Some(entry) = self.sources[index].at_hand.pop_front() else { return false };
+        let page = log_read::log_page(entry);
+        self.pages_read += 1;
+        self.bytes_read += page.bytes;
+        self.take_rows(index, page);
+        true
+    }
+
     /// The logs that are not read to their end, those with the newest unread pages first, as many as a round
     /// takes.
     fn open_sources(&self) -> Vec<usize> {
-        let open = self.sources.iter().enumerate().filter(|(_, source)| source.end == End::Open);
+        let is_open = |source: &ScannedSource<'_>| source.end == End::Open && source.at_hand.is_empty();
+        let open = self.sources.iter().enumerate().filter(|(_, source)| is_open(source));
         let mut open: Vec<usize> = open.map(|(index, _)| index).collect();
         if open.len() > ROUND_PAGES_MAX {
             open.sort_by_key(|index| {
@@ -242,6 +282,23 @@ impl<'a> Scan<'a> {
             }
             let position = Position { page: read.id, row: place };
             self.rows[self.sources[index].config].push(PlacedRow { position, key: page.key, row });
+        }
+    }
+}
+
+// === impl ScannedSource ===
+
+impl ScannedSource<'_> {
+    /// The place down to which the log was read; `None` when nothing is left of it.
+    fn frontier(&self) -> Option<Position> {
+        match (self.at_hand.front(), self.end) {
+            // None of its rows was taken yet, all of those above it were.
+            (Some((page, _)), _) => Some(Position { page: *page, row: usize::MAX }),
+            (None, End::Open) => {
+                let page = self.below.unwrap_or(StreamId { ms: u64::MAX, seq: u64::MAX });
+                Some(Position { page, row: 0 })
+            }
+            (None, End::Reached | End::Enough) => None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Records are read before rows, so a delivery that ends in between is found in its final row. A question
 //! reads a bounded amount; where the bound is hit, the count is a floor and says so. The first page of a question
-//! counts what matches; later ones (`log_page`) begin at their cursor and read no more than they show.
+//! counts what matches: at a glance where every delivery does (`log_count`), else by reading the rows. Later ones
+//! (`log_page`) begin at their cursor and read no more than they show.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::connection::{Cause, During, Redis, RedisError, Result};
 use super::delivery_read::{self, LogSource};
 use super::keys::ShardKeys;
+use super::log_count::Which;
 use super::log_heads::{Heads, Whose};
 use super::log_read::{self, PayloadPlace};
 use super::log_scan::{Budget, Scan};
@@ -35,6 +37,9 @@ const ONE_DELIVERY_BUDGET: Budget = Budget { rows: 262_144, bytes: 128 * MIB };
 
 /// Logs that one question reads: configs (deleted ones included) times shards.
 const SOURCES_MAX: usize = 4_096;
+
+/// Deliveries before a page that is still put together from the top.
+const NEAR_SKIP_MAX: usize = 1_000;
 
 /// Questions that are answered at a time; others wait. Each holds up to about 40 MiB and one pooled connection.
 const QUESTIONS_MAX: usize = 4;
@@ -106,6 +111,22 @@ pub struct DeliveryDetail {
     pub traceparent: Option<Arc<str>>,
 }
 
+// === impl LogQuery ===
+
+impl LogQuery {
+    /// Whether every delivery matches, or every delivered one, so that they are counted without being looked at;
+    /// and whether the page lies near the top.
+    fn asks_for_every(&self, status: Option<Status>) -> bool {
+        let LogFilter { event, since, until, unsuccessful, .. } = &self.filter;
+        matches!(status, None | Some(Status::Delivered))
+            && event.is_none()
+            && since.is_none()
+            && until.is_none()
+            && !unsuccessful
+            && self.skip <= NEAR_SKIP_MAX
+    }
+}
+
 /// Finds the deliveries of `configs` (all of one organisation) that match.
 ///
 /// # Errors
@@ -135,6 +156,10 @@ pub async fn find_deliveries(
         (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, Some((at, id))).await,
         (None, Some(Status::Failed)) => asked.failed(&mut connection, None).await,
         (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, None).await,
+        (None, status) if query.asks_for_every(status) => {
+            let which = if status.is_some() { Which::Delivered } else { Which::All };
+            asked.newest(&mut connection, which).await
+        }
         (None, _) => {
             let heads = Heads::read(&mut connection, &asked.sources, configs.len(), Whose::All).await?;
             asked.first_page(&mut connection, heads).await

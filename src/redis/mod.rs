@@ -27,6 +27,7 @@ pub mod keys;
 pub mod keyspace;
 pub mod leases;
 mod log_answer;
+mod log_count;
 mod log_failed;
 mod log_heads;
 mod log_page;

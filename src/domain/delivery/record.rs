@@ -317,6 +317,20 @@ pub(in crate::domain) fn take_history(input: &mut Reader<'_>) -> Result<Vec<Atte
         .collect()
 }
 
+/// Passes over what [`put_history`] wrote.
+pub(in crate::domain) fn skip_history(input: &mut Reader<'_>) -> Result<(), Malformed> {
+    let count = input.length()?;
+    if count > HISTORY_MAX {
+        return Err(input.malformed("at most 16 attempts"));
+    }
+    for _ in 0..count {
+        input.length()?;
+        // Time, duration, status, outcome.
+        input.slice(8 + 4 + 2 + 1)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
