@@ -49,7 +49,8 @@ pub(super) struct PageRead<'a> {
     rowless: Rowless,
     /// By config: the heads of deliveries whose rows were read, `None` where there is no record.
     heads: Vec<HashMap<DeliveryId, Option<RecordHead>>>,
-    /// By config: rows that were written since the walk began, of deliveries for which that matters.
+    /// By config: rows beside those that were scanned, of deliveries for which that matters: such as were written
+    /// since the walk began, and earlier attempts of what a first page shows.
     later: Vec<Vec<PlacedRow>>,
     looked_for: HashSet<DeliveryId>,
     /// On a first page: the logs whose config has neither queued nor failed deliveries in their shard.
@@ -107,7 +108,22 @@ impl<'a> PageRead<'a> {
         page.without_records = without_records;
         page.oldest_at = oldest.iter().flatten().map(oldest_of).min();
         page.read_on(connection).await?;
+        page.add_earlier();
         Ok(page)
+    }
+
+    /// Adds the rows of earlier attempts that lie deeper in the pages at hand, of what the page shows.
+    fn add_earlier(&mut self) {
+        let (shown, _) = self.page();
+        let told = |state: &DeliveryState<'_>| state.rows.iter().map(|placed| placed.row.attempt).min();
+        let in_part = shown.iter().filter(|(_, state)| told(state).is_some_and(|first| first > 1));
+        let wanted: HashSet<DeliveryId> = in_part.map(|(_, state)| state.delivery).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        for (config, placed) in self.scan.rows_at_hand(&wanted) {
+            self.later[config].push(placed);
+        }
     }
 
     fn new(

@@ -2,7 +2,7 @@
 //!
 //! Each round is one pipeline of small reads; where one log is left, it gets the whole round.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use redis::aio::MultiplexedConnection;
 
@@ -11,6 +11,8 @@ use super::delivery_read::LogSource;
 use super::log_read::{self, PackedEntry, PageRequest, ReadPage};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
+use crate::domain::log::LogPage;
+use crate::domain::log_glance::glance;
 use crate::domain::log_merge::{PlacedRow, Position};
 
 /// What a scan may read in all.
@@ -216,6 +218,29 @@ impl<'a> Scan<'a> {
         self.bytes_read += page.bytes;
         self.take_rows(index, page);
         true
+    }
+
+    /// The rows of these deliveries in the pages at hand that were not taken, with the index of their config.
+    pub(super) fn rows_at_hand(&self, wanted: &HashSet<DeliveryId>) -> Vec<(usize, PlacedRow)> {
+        let mut rows = Vec::new();
+        for source in &self.sources {
+            for (id, packed) in &source.at_hand {
+                let mut is_met = false;
+                let glanced = glance(packed, |delivery, _| is_met |= wanted.contains(&delivery));
+                let Some(page) = (is_met && glanced.is_ok()).then(|| LogPage::decode(packed).ok()).flatten()
+                else {
+                    continue;
+                };
+                let key = page.key;
+                let of_them =
+                    page.rows.into_iter().enumerate().filter(|(_, row)| wanted.contains(&row.delivery));
+                let place = |row| Position { page: *id, row };
+                rows.extend(
+                    of_them.map(|(at, row)| (source.config, PlacedRow { position: place(at), key, row })),
+                );
+            }
+        }
+        rows
     }
 
     /// The logs that are not read to their end, those with the newest unread pages first, as many as a round
