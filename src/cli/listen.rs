@@ -16,7 +16,7 @@ use super::forward::{Form, Forwarded, LocalAnswer, LocalServer, checked};
 use super::http::Method;
 use super::output::{Output, OutputFormat, printable};
 use super::server::{ApiFault, ServerFlags};
-use super::tail::{Tail, TailEvent};
+use super::tail::{Tail, TailEvent, interrupts};
 use super::{Context, block_on, logging};
 use crate::domain::ids::ConfigId;
 use crate::domain::signature::Secret;
@@ -98,11 +98,12 @@ pub(super) fn run(args: ListenArgs, context: &mut Context) -> Result<(), CliErro
     let output = &mut context.output;
     block_on(async {
         let mut tail = Tail::open(args.server.clone(), query).await?;
+        let mut interrupts = interrupts()?;
         greet(&args, &listener.local, output)?;
         loop {
             tokio::select! {
                 done = listener.turn(&mut tail, args.output, output) => done?,
-                _ = tokio::signal::ctrl_c() => break,
+                _ = interrupts.recv() => break,
             }
         }
         output.note(format_args!("{} deliveries were forwarded", listener.forwarded));

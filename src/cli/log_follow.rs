@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::logs::{FilterFlags, answer_of};
 use super::output::{Output, OutputFormat, printable};
 use super::server::ServerFlags;
-use super::tail::{Tail, TailEvent};
+use super::tail::{Tail, TailEvent, interrupts};
 use super::{Context, block_on};
 
 #[derive(Debug, Args)]
@@ -32,11 +32,12 @@ pub(super) fn run(args: FollowArgs, context: &mut Context) -> Result<(), CliErro
     let output = &mut context.output;
     block_on(async {
         let mut tail = Tail::open(server, query).await?;
+        let mut interrupts = interrupts()?;
         output.note("following; Ctrl-C ends it");
         loop {
             let event = tokio::select! {
                 event = tail.next(output) => event?,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = interrupts.recv() => return Ok(()),
             };
             show(&event, format, output)?;
         }

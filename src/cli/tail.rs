@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header;
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::CliError;
 use super::output::Output;
@@ -137,6 +138,15 @@ impl Tail {
         self.body = Some(response.into_body());
         Ok(())
     }
+}
+
+/// Ctrl-C from now on, also one that comes while nobody waits for it.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(super) fn interrupts() -> Result<Signal, CliError> {
+    signal(SignalKind::interrupt())
+        .map_err(|error| CliError::Failure(format!("cannot listen for signals: {error}")))
 }
 
 /// When the server answered.
