@@ -27,7 +27,11 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test api-check smoke chaos-short loadtest-short ## Lints, tests, the API against its description, the demo, faults on real processes, load
+test-all: lint test api-check smoke chaos-short loadtest-short operations integrations ## Everything: lints, tests, API, demo, faults, load, and the two below
+
+operations: dashboards-check deploy-check ## Dashboards and alerts on a live system; the compose file's services, the image's and the cluster's files
+
+integrations: verifiers receivers-check docs-check ## Published verifiers, the example receivers, every code block of the guides
 
 chaos: ## Every fault on real processes, as often as docs/RELIABILITY.md says; CHAOS_ONLY=name,... for some
 	@scripts/bootstrap.sh test

