@@ -56,7 +56,7 @@ pub(super) fn redis(flags: RedisFlags, context: &Context) -> Result<Connected, C
     redis_with(flags.0, context)
 }
 
-/// As [`redis`], for a command that takes more settings than those of Redis.
+/// As [`redis()`], for a command that takes more settings than those of Redis.
 pub(super) fn redis_with(given: Given, context: &Context) -> Result<Connected, CliError> {
     let loaded = given.load(&context.every)?;
     logging::start(&loaded);
