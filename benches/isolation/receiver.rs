@@ -2,6 +2,7 @@
 //! publishing from the nonce, which the publisher writes from the same clock.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream as StdStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::Failure;
+use crate::process::Layout;
 
 const HANG: Duration = Duration::from_secs(30);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -154,4 +156,15 @@ impl Shared {
             times.1.push((published, took));
         }
     }
+}
+
+/// Pins this process, and so every thread that it starts from here on, to the cores of the receiver's side.
+pub(crate) fn take_cores(layout: &Layout) -> Result<(), Failure> {
+    if layout.receiver.is_empty() {
+        return Ok(());
+    }
+    let cores = layout.receiver.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let own = std::process::id().to_string();
+    Command::new("taskset").args(["-pc", &cores, &own]).stdout(Stdio::null()).status()?;
+    Ok(())
 }

@@ -23,7 +23,7 @@ mod server;
 #[allow(dead_code)]
 mod store;
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -85,12 +85,7 @@ fn measure(args: &Args) -> Result<(), Failure> {
     let layout = process::Layout::find(!args.no_pin);
     println!("{} cores; {}", layout.cores, layout.words);
     println!("load average before: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
-    if !layout.receiver.is_empty() {
-        // Threads that are started from here on inherit it.
-        let cores = layout.receiver.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-        let own = std::process::id().to_string();
-        Command::new("taskset").args(["-pc", &cores, &own]).stdout(Stdio::null()).status()?;
-    }
+    receiver::take_cores(&layout)?;
     let directory = tempfile::tempdir()?;
     let store = Store::start(&layout.receiver, directory.path())?;
     let receiver = Receiver::start()?;

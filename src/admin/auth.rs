@@ -12,9 +12,6 @@ use crate::domain::audit::{By, Who};
 use crate::domain::ids::OrganisationId;
 use crate::domain::token::{Role, Token, TokenHash, TokenText};
 
-/// Roles that read the catalogue of event types: all.
-pub const READ_EVENT_TYPES: &[Role] = &Role::ALL;
-
 /// The header in which an operator names the organisation that it acts for.
 pub const ORGANISATION_HEADER: &str = "x-organisation-id";
 /// The older header for a token.

@@ -70,10 +70,10 @@ pub(super) async fn recover_failed(
     let selection = selection(&asked, asked.since.unwrap_or_default(), now);
     let found = recover::count(&state.redis, &state.shards, &mine.owned, &selection).await;
     let count = found.map_err(|error| ApiError::from_redis(RECOVER, &error))?;
-    if asked.dry_run {
-        return Ok(Json(Counted { count, count_is_floor: false }).into_response());
-    }
     let total = Counted { count, count_is_floor: false };
+    if asked.dry_run {
+        return Ok(Json(total).into_response());
+    }
     begin(&state, &caller, RECOVER, JobKind::Recover, &mine, &asked, selection, total).await
 }
 

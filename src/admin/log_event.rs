@@ -1,10 +1,11 @@
 //! A row of the log as a server-sent event, and which rows a stream wants (docs/WIRE.md section 12).
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use url::form_urlencoded;
 
 use super::log_query::LogParameters;
+use super::log_record::{optional_time, time};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::FailReason;
 use crate::domain::ids::ConfigId;
@@ -113,17 +114,6 @@ pub(super) fn event_text(found: &TailedRow) -> Bytes {
     // Written on one line: JSON escapes every line break.
     let data = serde_json::to_string(&data).unwrap_or_default();
     Bytes::from(format!("event: {name}\nid: {}\ndata: {data}\n\n", found.place))
-}
-
-fn time<S: Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(at)
-}
-
-fn optional_time<S: Serializer>(at: &Option<UnixMillis>, serializer: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => time(at, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, StoredConfig};
 use crate::domain::event::check_nonce;
 use crate::domain::ids::{DeliveryId, EventId, OrganisationId, ShardNumber, StreamId};
+use crate::domain::interest::Interest;
 use crate::domain::owned_config::OwnedConfig;
-use crate::domain::vocabulary::{is_same_event, other_name};
 use crate::redis::log_search::find_delivery;
 use crate::redis::trace::{self, Entry, Found, Progress};
 use crate::redis::trace_search::{Search, search_nonce};
@@ -310,16 +310,10 @@ fn reason(
         StoredConfig::Tombstone(_) => return "deleted",
     };
     let only = entry.and_then(|entry| entry.only_config.as_deref());
-    let subscribes = |event: &str| {
-        config.events.iter().any(|one| one.covers(event))
-            || other_name(event).is_some_and(|other| config.events.iter().any(|one| one.covers(other)))
-    };
-    let filters = |event: &str| {
-        config.entity_filters.as_map().keys().any(|filtered| is_same_event(filtered.as_str(), event))
-    };
+    let interest = Interest::of(config);
     if only.is_some_and(|only| only != config.id.to_string()) {
         "other config"
-    } else if only.is_none() && event_type.is_some_and(|event| !subscribes(event)) {
+    } else if only.is_none() && event_type.is_some_and(|event| !interest.covers(event)) {
         "not subscribed"
     } else if entry.is_some_and(|entry| entry.progress != Progress::Done) {
         "waiting"
@@ -327,7 +321,7 @@ fn reason(
         "created later"
     } else if !config.active {
         "inactive"
-    } else if only.is_none() && event_type.is_some_and(filters) {
+    } else if only.is_none() && event_type.is_some_and(|event| interest.filters(event)) {
         "filtered"
     } else {
         "unknown"

@@ -364,7 +364,7 @@ pub fn check_max_retries(value: u64) -> Result<u32, InvalidConfig> {
 mod tests {
     use super::*;
 
-    fn config(url: &str) -> Config {
+    pub(super) fn config(url: &str) -> Config {
         Config {
             id: ConfigId::from_bytes([1; 12]),
             organisation: OrganisationId::new("org_1").unwrap(),

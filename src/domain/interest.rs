@@ -72,6 +72,12 @@ impl Interest {
             || self.below.iter().any(|above| event_type.starts_with(&**above))
     }
 
+    /// Whether a filter judges events of this type.
+    #[must_use]
+    pub fn filters(&self, event_type: &str) -> bool {
+        self.filters.contains_key(event_type)
+    }
+
     /// Whether the config wants this event: it subscribes to its type, and its filter, if there is one for the
     /// type, has the event's entity. An event that names no entity passes no filter.
     #[must_use]

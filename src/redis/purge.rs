@@ -9,6 +9,7 @@ use super::connection::{Link, RedisError, Result};
 use super::deliveries::BATCH_MAX;
 use super::events::{StreamEntry, entry_of, raise_floor};
 use super::keys::ShardKeys;
+use super::rejected::taking;
 use super::scripts::{PURGE_DELIVERIES, PURGE_PAYLOADS};
 use super::unusable::{parsed, remove_strange};
 use crate::domain::ids::{ConfigId, DeliveryId, OrganisationId, StreamId};
@@ -258,7 +259,9 @@ pub async fn rejected(
     let ids: Vec<StreamId> =
         page.iter().filter(|entry| is_of(entry, organisation)).map(|entry| entry.id).collect();
     if !dry {
-        remove(link, &keys.rejected(), &ids).await?;
+        for id in &ids {
+            link.query::<Vec<String>>("removing rejected entries", &taking(keys, *id, &[])).await?;
+        }
     }
     Ok(Swept { removed: ids.len() as u64, undelivered: 0, next: next(&page) })
 }

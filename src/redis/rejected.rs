@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
 
 use super::answer::{fields_of, list_of, text_of};
 use super::connection::{During, Link, Redis, RedisError, Result};
@@ -176,9 +176,7 @@ async fn take(
     fields: &[Vec<u8>],
 ) -> Result<Option<Vec<String>>> {
     let Some(keys) = shards.iter().find(|keys| keys.shard == id.shard) else { return Ok(None) };
-    let keys = [keys.rejected(), keys.rejected_bytes(), keys.events()];
-    let place = id.id.to_string();
-    let command = TAKE_REJECTED.call_batch([&keys[0], &keys[1], &keys[2]], &[], [place.as_bytes()], fields);
+    let command = taking(keys, id.id, fields);
     let mut connection = redis.pooled(operation).await?;
     let answer: Vec<String> = scripts::run(&mut connection, operation, &command).await?;
     match answer.first().map(String::as_str) {
@@ -186,6 +184,14 @@ async fn take(
         Some("removed" | "requeued") => Ok(Some(answer)),
         _ => Err(RedisError::answer(operation, format!("{answer:?}"))),
     }
+}
+
+/// The script that takes an entry out of `rejected`, and its bytes out of `rejected_bytes`; with fields, it becomes an
+/// event with these.
+pub(super) fn taking(keys: &ShardKeys, id: StreamId, fields: &[Vec<u8>]) -> Cmd {
+    let names = [keys.rejected(), keys.rejected_bytes(), keys.events()];
+    let place = id.to_string();
+    TAKE_REJECTED.call_batch([&names[0], &names[1], &names[2]], &[], [place.as_bytes()], fields)
 }
 
 // === impl RejectedQuery ===

@@ -117,6 +117,10 @@ fn an_organisation_is_purged_of_everything_that_holds_its_data() {
         let text = String::from_utf8_lossy(&bytes_of(&left)).into_owned();
         assert!(text.contains("org_other") && !text.contains(ORGANISATION), "only the other's stay in {key}");
     }
+    let kept: Vec<(String, Vec<String>)> = stage.redis(&["XRANGE", &stage.keys.rejected(), "-", "+"]);
+    let kept: usize = kept.iter().flat_map(|(_, fields)| fields).map(String::len).sum();
+    let counted: usize = stage.redis(&["GET", &stage.keys.rejected_bytes()]);
+    assert_eq!(counted, kept, "the bytes of what is left, or the cap would evict early");
     for config in [&refusing, &down] {
         for key in [stage.keys.queue(id(config)), stage.keys.failed(id(config)), stage.keys.size(id(config))]
         {

@@ -109,42 +109,14 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::config::{
-        BodyFormat, CustomHeaders, EndpointUrl, EntityFilters, HttpMethod, Subscription,
-    };
-    use crate::domain::ids::{ConfigId, OrganisationId};
-    use crate::domain::retry_on::RetryOn;
-    use crate::domain::retry_policy::RetryPolicy;
+    use crate::domain::config::tests::config as sample;
 
     fn secret(text: &str) -> Secret {
         Secret::new(text).unwrap()
     }
 
     fn config() -> Config {
-        Config {
-            id: ConfigId::from_bytes([1; 12]),
-            organisation: OrganisationId::new("org_1").unwrap(),
-            version: 1,
-            url: EndpointUrl::new("https://a.example/", false).unwrap(),
-            events: vec![Subscription::new("a.b").unwrap()],
-            secret: secret("whsec_1"),
-            previous_secret: None,
-            client_certificate: None,
-            active: true,
-            max_retries: 3,
-            retry_policy: RetryPolicy::default(),
-            retry_on: RetryOn::NONE,
-            rate_limit: None,
-            headers: CustomHeaders::default(),
-            http_method: HttpMethod::default(),
-            body_format: BodyFormat::default(),
-            entity_filters: EntityFilters::default(),
-            standard_webhooks: false,
-            log_payloads: true,
-            created_at: UnixMillis(1),
-            updated_at: UnixMillis(1),
-            disabled: None,
-        }
+        Config { secret: secret("whsec_1"), ..sample("https://a.example/") }
     }
 
     fn stands(config: &Config) -> (&str, Option<(&str, u64)>) {
