@@ -88,10 +88,10 @@ pub fn ids(bytes: &[u8]) {
 /// A log page: a glance sees what reading sees.
 pub fn log_page(bytes: &[u8]) {
     let mut seen = Vec::new();
-    let glanced = glance(bytes, |id, status| seen.push((id, status)));
+    let glanced = glance(bytes, |row| seen.push((row.delivery, row.status, row.at)));
     if let Ok(page) = LogPage::decode(bytes) {
         assert_eq!(glanced, Ok(page.rows.len()));
-        assert!(page.rows.iter().map(|row| (row.delivery, row.status)).eq(seen));
+        assert!(page.rows.iter().map(|row| (row.delivery, row.status, row.at)).eq(seen));
     }
 }
 

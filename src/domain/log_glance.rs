@@ -1,20 +1,31 @@
 //! A glance at a packed log page (docs/REDIS.md, "Log page"): which deliveries its rows are of and what status each
 //! row gave them, without building the rows. What counts a log takes a fraction of what reads it.
 
+use super::clock::UnixMillis;
 use super::codec::{Malformed, Reader};
 use super::delivery::skip_history;
 use super::ids::DeliveryId;
 use super::log::{PAGE_VERSIONS, Status, take_head, take_row_count};
 
-/// Attempt, times, next attempt, the answer's status, duration, reason: what lies between a row's strings and its
-/// excerpt.
-const FIXED_BYTES: usize = 4 + 8 + 8 + 8 + 2 + 4 + 1;
+/// Creation, next attempt, the answer's status, duration, reason: what lies between a row's time and its excerpt.
+const FIXED_BYTES: usize = 8 + 8 + 2 + 4 + 1;
 
-/// Calls `visit` with each row's delivery and status, oldest row first; gives the number of rows.
+/// What a glance sees of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glanced {
+    /// Whose row.
+    pub delivery: DeliveryId,
+    /// What it became.
+    pub status: Status,
+    /// When the attempt began, or the decision fell.
+    pub at: UnixMillis,
+}
+
+/// Calls `visit` with each row, oldest first; gives the number of rows.
 ///
 /// # Errors
 /// When the bytes are not a page of a version that this program knows; rows before the fault were visited.
-pub fn glance(bytes: &[u8], mut visit: impl FnMut(DeliveryId, Status)) -> Result<usize, Malformed> {
+pub fn glance(bytes: &[u8], mut visit: impl FnMut(Glanced)) -> Result<usize, Malformed> {
     let mut input = Reader::new(bytes);
     take_head(&mut input, &PAGE_VERSIONS)?;
     let rows = take_row_count(&mut input)?;
@@ -26,11 +37,13 @@ pub fn glance(bytes: &[u8], mut visit: impl FnMut(DeliveryId, Status)) -> Result
         let status = *Status::ALL.get(usize::from(input.u8()?)).ok_or(input.malformed("status"))?;
         input.length()?;
         input.length()?;
+        input.u32()?;
+        let at = UnixMillis(input.u64()?);
         input.slice(FIXED_BYTES)?;
         input.bytes()?;
         input.bytes()?;
         skip_history(&mut input)?;
-        visit(delivery, status);
+        visit(Glanced { delivery, status, at });
     }
     Ok(rows)
 }
@@ -38,7 +51,6 @@ pub fn glance(bytes: &[u8], mut visit: impl FnMut(DeliveryId, Status)) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::clock::UnixMillis;
     use crate::domain::delivery::AttemptSummary;
     use crate::domain::log::{LogPage, LogRow, PageBuilder, PageKey};
     use crate::domain::outcome::Outcome;
@@ -47,7 +59,7 @@ mod tests {
     prop_compose! {
         fn row()(
             delivery: [u8; 16], status in 0_usize..4, attempts in 0_u32..5, event in "[a-z]{1,4}",
-            excerpt: Vec<u8>, error in proptest::option::of("[a-z]{1,9}"),
+            excerpt: Vec<u8>, error in proptest::option::of("[a-z]{1,9}"), at: u64,
         ) -> LogRow {
             let summary = |attempt| AttemptSummary {
                 attempt, at: UnixMillis(1), took_ms: 2, status: None, outcome: Outcome::Retryable,
@@ -58,7 +70,7 @@ mod tests {
                 url: "u".into(),
                 status: Status::ALL[status],
                 attempt: attempts,
-                at: UnixMillis(1),
+                at: UnixMillis(at),
                 created_at: UnixMillis(1),
                 next_attempt_at: None,
                 response_status: None,
@@ -79,15 +91,19 @@ mod tests {
             rows.iter().for_each(|row| page.push(row, None));
             let packed = page.finish().unwrap();
             let mut seen = Vec::new();
-            prop_assert_eq!(glance(&packed.log, |id, status| seen.push((id, status))), Ok(rows.len()));
+            prop_assert_eq!(glance(&packed.log, |row| seen.push(row)), Ok(rows.len()));
             let read = LogPage::decode(&packed.log).unwrap();
-            let read: Vec<_> = read.rows.iter().map(|row| (row.delivery, row.status)).collect();
+            let read: Vec<Glanced> = read
+                .rows
+                .iter()
+                .map(|row| Glanced { delivery: row.delivery, status: row.status, at: row.at })
+                .collect();
             prop_assert_eq!(seen, read);
         }
 
         #[test]
         fn what_can_be_read_can_be_glanced_at(bytes: Vec<u8>) {
-            let glanced = glance(&bytes, |_, _| {});
+            let glanced = glance(&bytes, |_| {});
             prop_assert!(LogPage::decode(&bytes).is_err() || glanced.is_ok());
         }
     }

@@ -10,7 +10,7 @@ use super::log_failed::{self, FailedQuestion};
 use super::log_heads::{Heads, Whose};
 use super::log_page::{PageQuestion, PageRead};
 use super::log_read;
-use super::log_scan::{Budget, Scan, oldest_of};
+use super::log_scan::{Budget, Scan};
 use super::log_search::{Asked, LogAnswer, MIB, SEARCH_BUDGET, matching, views};
 use super::log_waiting;
 use crate::domain::clock::UnixMillis;
@@ -33,6 +33,7 @@ impl Asked<'_> {
     pub(super) async fn first_page(
         &self,
         connection: &mut MultiplexedConnection,
+        began: UnixMillis,
         mut heads: Heads,
     ) -> Result<LogAnswer> {
         let Self { configs, sources, query, .. } = self;
@@ -40,12 +41,12 @@ impl Asked<'_> {
         let mut budgets =
             if configs.len() == 1 { vec![SEARCH_BUDGET] } else { vec![SEARCH_BUDGET, COUNT_BUDGET] };
         let wanted = query.skip + query.limit;
-        let mut as_of = self.as_of;
+        let mut as_of = began;
         while let Some(budget) = budgets.pop() {
             scan.read(connection, budget).await?;
             heads.add_unread(connection, sources, &scan.rows).await?;
             let pages = scan.rows.iter().flatten().map(|placed| placed.position.page.ms);
-            as_of = self.as_of_with(pages.max());
+            as_of = as_of_with(began, pages.max());
             let found = matching(&scan.rows, &heads.of, &query.filter, as_of);
             if scan.is_complete() || settled(&found, scan.frontier()) >= wanted {
                 break;
@@ -93,7 +94,7 @@ impl Asked<'_> {
         let budget = if configs.len() == 1 { SEARCH_BUDGET } else { COUNT_BUDGET };
         let counted = log_count::count(connection, sources, which, budget).await?;
         let newest = counted.at_hand.iter().filter_map(|log| log.pages.front()).map(|(id, _)| id.ms).max();
-        let as_of = self.as_of_with(newest);
+        let as_of = as_of_with(counted.as_of, newest);
         let top = Position { page: StreamId { ms: u64::MAX, seq: u64::MAX }, row: usize::MAX };
         let question = PageQuestion {
             filter: &query.filter,
@@ -102,14 +103,14 @@ impl Asked<'_> {
             as_of,
             is_first: true,
         };
-        let at_hand = (counted.at_hand, counted.records);
+        let (counted_unreadable, is_floor, total) = (counted.unreadable, counted.is_floor, counted.total);
         let read =
-            PageRead::read_first(connection, sources.clone(), configs.len(), question, at_hand).await?;
+            PageRead::read_first(connection, sources.clone(), configs.len(), question, counted).await?;
         let (states, next) = read.page();
         let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().skip(query.skip).collect();
-        let unreadable = counted.unreadable.max(read.unreadable());
-        let total_is_floor = self.left_out || counted.is_floor || unreadable > 0;
-        let total = counted.total.max(states.len());
+        let unreadable = counted_unreadable.max(read.unreadable());
+        let total_is_floor = self.left_out || is_floor || unreadable > 0;
+        let total = total.max(states.len());
         let next = next.map(|(position, id)| LogCursor {
             place: Place::Rows(position, id),
             as_of,
@@ -121,22 +122,14 @@ impl Asked<'_> {
         Ok(LogAnswer { total, total_is_floor, deliveries, oldest_at: read.oldest_at, unreadable, next })
     }
 
-    /// A clock that was set back, or entries that were written ahead of it, leave pages above the present: they
-    /// were all written before.
-    fn as_of_with(&self, newest_page: Option<u64>) -> UnixMillis {
-        match newest_page {
-            Some(newest) if newest > self.as_of.0.saturating_add(AHEAD_MS) => UnixMillis(newest),
-            _ => self.as_of,
-        }
-    }
-
     /// A page over the logs from a cursor down.
     pub(super) async fn later_page(
         &self,
         connection: &mut MultiplexedConnection,
+        as_of: UnixMillis,
         below: (Position, DeliveryId),
     ) -> Result<LogAnswer> {
-        let Self { query, configs, as_of, .. } = *self;
+        let Self { query, configs, .. } = *self;
         let question =
             PageQuestion { filter: &query.filter, limit: query.limit, below, as_of, is_first: false };
         let read = PageRead::read(connection, self.sources.clone(), configs.len(), question).await?;
@@ -150,13 +143,14 @@ impl Asked<'_> {
     pub(super) async fn waiting(
         &self,
         connection: &mut MultiplexedConnection,
+        as_of: UnixMillis,
         below: Option<(UnixMillis, DeliveryId)>,
     ) -> Result<LogAnswer> {
-        let Self { query, configs, as_of, .. } = *self;
+        let Self { query, configs, .. } = *self;
         let heads = Heads::read(connection, &self.sources, configs.len(), Whose::Queued).await?;
         if heads.truncated && below.is_none() {
             // Too many to order by themselves: their rows tell which are the newest.
-            return self.first_page(connection, heads).await;
+            return self.first_page(connection, as_of, heads).await;
         }
         let waiting = log_waiting::in_order(connection, &self.sources, &heads, &query.filter, as_of).await?;
         let total = waiting.len();
@@ -172,12 +166,13 @@ impl Asked<'_> {
             })
             .collect();
         let total_is_floor = heads.truncated || heads.unreadable > 0;
-        self.record_answer(connection, &states, (total, total_is_floor), heads.unreadable, place).await
+        self.record_answer(connection, as_of, &states, (total, total_is_floor), heads.unreadable, place).await
     }
 
     pub(super) async fn failed(
         &self,
         connection: &mut MultiplexedConnection,
+        as_of: UnixMillis,
         below: Option<(UnixMillis, DeliveryId)>,
     ) -> Result<LogAnswer> {
         let query = self.query;
@@ -191,13 +186,14 @@ impl Asked<'_> {
         let total = found.total.unwrap_or_default();
         let total_is_floor = found.truncated || found.unreadable > 0;
         let place = found.next.map(|(at, id)| Place::Failed(at, id));
-        self.record_answer(connection, &states, (total, total_is_floor), found.unreadable, place).await
+        self.record_answer(connection, as_of, &states, (total, total_is_floor), found.unreadable, place).await
     }
 
     /// The answer of a page that was made of records alone.
     async fn record_answer(
         &self,
         connection: &mut MultiplexedConnection,
+        as_of: UnixMillis,
         states: &[(usize, DeliveryState<'_>)],
         (total, total_is_floor): (usize, bool),
         unreadable: usize,
@@ -207,14 +203,14 @@ impl Asked<'_> {
         let deliveries = views(connection, self.shards, self.configs, &page, &self.query.filter).await?;
         let plain: Vec<LogSource<'_>> = self.sources.iter().map(|(_, source)| *source).collect();
         let oldest = log_read::oldest_pages(connection, &plain).await?;
-        let oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        let oldest_at = oldest.iter().flatten().map(|page| page.at).min();
         if self.query.cursor.is_some() {
             return Ok(self.later_answer(deliveries, oldest_at, unreadable, next));
         }
         let total_is_floor = total_is_floor || self.left_out;
         let next = next.map(|place| LogCursor {
             place,
-            as_of: self.as_of,
+            as_of,
             total: total as u64,
             total_is_floor,
             question: self.query.question,
@@ -235,6 +231,15 @@ impl Asked<'_> {
         let next = next.and_then(|place| Some(LogCursor { place, ..self.query.cursor? }));
         let total = usize::try_from(total).unwrap_or(usize::MAX);
         LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next }
+    }
+}
+
+/// What a walk that began then is about. A clock that was set back, or entries that were written ahead of it, leave
+/// pages above the present: they were all written before.
+fn as_of_with(began: UnixMillis, newest_page: Option<u64>) -> UnixMillis {
+    match newest_page {
+        Some(newest) if newest > began.0.saturating_add(AHEAD_MS) => UnixMillis(newest),
+        _ => began,
     }
 }
 

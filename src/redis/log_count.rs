@@ -9,8 +9,11 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::{self, LogSource, RecordCounts};
+use super::log_failed::{SCORE_MAX, ScoreRange, members_by_score};
 use super::log_read::{self, PackedEntry, PageRequest};
 use super::log_scan::{AtHand, Budget, ROUND_PAGES_FIRST, ROUND_PAGES_MAX};
+use super::log_search::written_until;
+use crate::domain::clock::UnixMillis;
 use crate::domain::ids::DeliveryId;
 use crate::domain::log::Status;
 use crate::domain::log_glance::glance;
@@ -18,8 +21,14 @@ use crate::domain::log_glance::glance;
 /// Queued and failed deliveries that are looked at one by one: one config's failed set at its default cap.
 const RECORDS_MAX: usize = 10_000;
 
-/// Logs of which the whole budget is read although none ends in the first round.
+/// Logs of which the whole budget is read although they hold more.
 const LOGS_FEW: usize = 16;
+
+/// Pages of the first round where one log is counted: a log at its default cap of rows, if its pages are half full.
+const ONE_LOG_PAGES_FIRST: usize = 512;
+
+/// Rows that a page is taken to hold before any was read.
+const ROWS_PER_PAGE: usize = 32;
 
 /// Which deliveries are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +51,8 @@ pub(super) struct Counted {
     pub(super) at_hand: Vec<AtHand>,
     /// Records of each log, before its pages were read.
     pub(super) records: Vec<RecordCounts>,
+    /// Rows of this millisecond and before were all written before anything was read.
+    pub(super) as_of: UnixMillis,
 }
 
 /// Hashes delivery ids, which are unique by themselves, at a fraction of what the standard hasher costs: a question
@@ -55,6 +66,9 @@ struct GlancedLog {
     at_hand: AtHand,
     /// By delivery that ended: its newest end.
     ends: HashMap<DeliveryId, Status, BuildHasherDefault<IdHasher>>,
+    records: RecordCounts,
+    /// Pages that it held when it was opened.
+    length: usize,
 }
 
 /// The logs as far as they were read.
@@ -79,39 +93,36 @@ pub(super) async fn count(
     budget: Budget,
 ) -> Result<Counted> {
     let plain: Vec<LogSource<'_>> = sources.iter().map(|(_, source)| *source).collect();
-    // Before the pages: a delivery that ends in between is found by its final row.
-    let records = delivery_read::count_records(connection, &plain).await?;
     let mut read = Glance::of(plain.len());
+    let now = read.open(connection, &plain, budget).await?;
     read.read(connection, &plain, budget).await?;
     let mut unreadable = read.unreadable;
-    let (chosen, too_many) = which.records_looked_at(&records, &read.logs);
-    let looked_at: Vec<(LogSource<'_>, RecordCounts)> = plain.iter().copied().zip(chosen).collect();
-    let mut unsure: Vec<(LogSource<'_>, DeliveryId)> = Vec::new();
-    let mut owners: Vec<usize> = Vec::new();
-    for (index, members) in delivery_read::members(connection, &looked_at).await?.into_iter().enumerate() {
-        unreadable += members.unreadable;
-        let ends = &read.logs[index].ends;
-        for id in members.ids.into_iter().filter(|id| which.asks_record(ends.get(id).copied())) {
-            unsure.push((plain[index], id));
-            owners.push(index);
-        }
-    }
+    let looked_at = which.records_looked_at(&read.logs);
+    let too_many = looked_at.iter().map(|one| one.queued + one.failed).sum::<usize>() > RECORDS_MAX;
+    let members = match too_many {
+        true => Vec::new(),
+        false => read.members(connection, &plain, &looked_at, &mut unreadable).await?,
+    };
+    let unknown =
+        |(index, id): &(usize, DeliveryId)| which.asks_record(read.logs[*index].ends.get(id).copied());
+    let (owners, unsure): (Vec<usize>, Vec<(LogSource<'_>, DeliveryId)>) =
+        members.into_iter().filter(unknown).map(|(index, id)| (index, (plain[index], id))).unzip();
     let mut recorded = vec![0_usize; plain.len()];
     let heads = delivery_read::record_heads(connection, &unsure).await?;
     for (owner, head) in owners.into_iter().zip(heads) {
         unreadable += usize::from(head.is_err());
         recorded[owner] += usize::from(matches!(head, Ok(Some(_))));
     }
-    let logs = read.logs.iter().zip(&records).zip(recorded);
-    let total = logs.map(|((log, records), recorded)| {
+    let total = read.logs.iter().zip(recorded).map(|(log, recorded)| {
         let looked = !too_many && (log.at_hand.is_whole || which == Which::Delivered);
-        which.total(log, *records, looked.then_some(recorded))
+        which.total(log, looked.then_some(recorded))
     });
     let total = total.sum();
     let whole = read.logs.iter().all(|log| log.at_hand.is_whole);
     let is_floor = !whole || too_many || unreadable > 0;
+    let records = read.logs.iter().map(|log| log.records).collect();
     let at_hand = read.logs.into_iter().map(|log| log.at_hand).collect();
-    Ok(Counted { total, is_floor, unreadable, at_hand, records })
+    Ok(Counted { total, is_floor, unreadable, at_hand, records, as_of: written_until(now) })
 }
 
 // === impl IdHasher ===
@@ -141,18 +152,16 @@ impl Hasher for IdHasher {
 // === impl Which ===
 
 impl Which {
-    /// The records to look at one by one, and whether there are too many of them. All deliveries are counted
-    /// exactly only where the log was read whole, so only there do they matter; a delivered one has a record only
-    /// while it is tried again by hand, and is then queued.
-    fn records_looked_at(self, records: &[RecordCounts], logs: &[GlancedLog]) -> (Vec<RecordCounts>, bool) {
-        let of = |(records, log): (&RecordCounts, &GlancedLog)| match self {
-            Self::All if log.at_hand.is_whole => *records,
+    /// The records to look at one by one, by log. All deliveries are counted exactly only where the log was read
+    /// whole, so only there do they matter; a delivered one has a record only while it is tried again by hand, and
+    /// is then queued.
+    fn records_looked_at(self, logs: &[GlancedLog]) -> Vec<RecordCounts> {
+        let of = |log: &GlancedLog| match self {
+            Self::All if log.at_hand.is_whole => log.records,
             Self::All => RecordCounts::default(),
-            Self::Delivered => RecordCounts { queued: records.queued, failed: 0 },
+            Self::Delivered => RecordCounts { queued: log.records.queued, failed: 0 },
         };
-        let chosen: Vec<RecordCounts> = records.iter().zip(logs).map(of).collect();
-        let too_many = chosen.iter().map(|one| one.queued + one.failed).sum::<usize>() > RECORDS_MAX;
-        (if too_many { vec![RecordCounts::default(); chosen.len()] } else { chosen }, too_many)
+        logs.iter().map(of).collect()
     }
 
     /// Whether a record of a delivery, with this newest end in the log, changes the count.
@@ -164,7 +173,8 @@ impl Which {
     }
 
     /// One log's count. `recorded` says how many records change it; without it the count is a floor.
-    fn total(self, log: &GlancedLog, records: RecordCounts, recorded: Option<usize>) -> usize {
+    fn total(self, log: &GlancedLog, recorded: Option<usize>) -> usize {
+        let records = log.records;
         let delivered = || log.ends.values().filter(|end| **end == Status::Delivered).count();
         match (self, recorded) {
             (Self::All, Some(recorded)) => log.ends.len() + recorded,
@@ -184,6 +194,71 @@ impl Glance {
         Self { logs, rows: 0, bytes: 0, pages: 0, unreadable: 0, page_ends: Vec::new() }
     }
 
+    /// Reads the top of each log; gives Redis's time before it.
+    async fn open(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        sources: &[LogSource<'_>],
+        budget: Budget,
+    ) -> Result<UnixMillis> {
+        let round = if sources.len() == 1 { ONE_LOG_PAGES_FIRST } else { ROUND_PAGES_FIRST };
+        let (mut now, mut index) = (None, 0);
+        for chunk in sources.chunks(ROUND_PAGES_MAX) {
+            // Redis answers nothing for a count of 0: the log stays unread.
+            let count = if self.bytes < budget.bytes { (round / sources.len()).max(1) } else { 0 };
+            let opening = log_read::opening(connection, chunk, count).await?;
+            now = now.or(Some(opening.now));
+            for opened in opening.logs {
+                let log = &mut self.logs[index];
+                (log.records, log.length) = (opened.records, opened.length);
+                log.at_hand.is_whole = opened.pages.len() < count;
+                self.take_all(index, opened.pages);
+                index += 1;
+            }
+        }
+        Ok(now.unwrap_or_default())
+    }
+
+    /// Whether many logs hold more than the budget pays for: the count stays a floor, which more reading would only
+    /// raise.
+    fn is_hopeless(&self, budget: Budget) -> bool {
+        let pages: usize = self.logs.iter().map(|log| log.length).sum();
+        self.logs.len() > LOGS_FEW && pages.saturating_mul(self.rows) / self.pages.max(1) > budget.rows
+    }
+
+    /// The deliveries that have a record, with the index of their log: queued ones, and failed ones whose row is gone.
+    /// A failure and its row are written in one step, so those that failed since the oldest page have theirs in it.
+    async fn members(
+        &self,
+        connection: &mut MultiplexedConnection,
+        sources: &[LogSource<'_>],
+        looked_at: &[RecordCounts],
+        unreadable: &mut usize,
+    ) -> Result<Vec<(usize, DeliveryId)>> {
+        let queued = looked_at.iter().map(|counts| RecordCounts { queued: counts.queued, failed: 0 });
+        let queues: Vec<(LogSource<'_>, RecordCounts)> = sources.iter().copied().zip(queued).collect();
+        let mut found = Vec::new();
+        for (index, members) in delivery_read::members(connection, &queues).await?.into_iter().enumerate() {
+            *unreadable += members.unreadable;
+            found.extend(members.ids.into_iter().map(|id| (index, id)));
+        }
+        let failed: Vec<usize> = (0..sources.len()).filter(|index| looked_at[*index].failed > 0).collect();
+        let range = |index: &usize| {
+            let most =
+                self.logs[*index].at_hand.oldest().map_or(SCORE_MAX, |page| page.id.ms.saturating_sub(1));
+            ScoreRange { source: sources[*index], most, skip: 0, count: RECORDS_MAX }
+        };
+        let ranges: Vec<ScoreRange<'_>> = failed.iter().map(range).collect();
+        for (index, members) in
+            failed.into_iter().zip(members_by_score(connection, &ranges, unreadable).await?)
+        {
+            found.extend(members.ids.into_iter().map(|(_, id)| (index, id)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
     /// Reads all logs in rounds, as many pages of each, until their ends or until the budget is spent.
     async fn read(
         &mut self,
@@ -191,8 +266,8 @@ impl Glance {
         sources: &[LogSource<'_>],
         budget: Budget,
     ) -> Result<()> {
-        let mut round = ROUND_PAGES_FIRST;
-        while self.rows < budget.rows && self.bytes < budget.bytes {
+        let mut round = ROUND_PAGES_FIRST * 2;
+        while self.rows < budget.rows && self.bytes < budget.bytes && !self.is_hopeless(budget) {
             let mut open: Vec<usize> = (0..sources.len()).collect();
             open.retain(|index| !self.logs[*index].at_hand.is_whole);
             if open.is_empty() {
@@ -211,11 +286,7 @@ impl Glance {
             let replies = log_read::packed_pages(connection, &requests).await?;
             for (index, pages) in open.into_iter().zip(replies) {
                 self.logs[index].at_hand.is_whole = pages.len() < count;
-                pages.into_iter().for_each(|page| self.take(index, page));
-            }
-            if sources.len() > LOGS_FEW && self.logs.iter().all(|log| !log.at_hand.is_whole) {
-                // Many logs, and no end of any: the count stays a floor, which more reading would only raise.
-                break;
+                self.take_all(index, pages);
             }
             round = (round * 2).min(ROUND_PAGES_MAX);
         }
@@ -233,15 +304,22 @@ impl Glance {
             .min(pages_for(budget.bytes - self.bytes, self.bytes))
     }
 
+    fn take_all(&mut self, index: usize, pages: Vec<PackedEntry>) {
+        // As many rows in each as in those before: growing step by step would hash every end again and again.
+        let rows = self.rows.checked_div(self.pages).unwrap_or(ROWS_PER_PAGE) * pages.len();
+        self.logs[index].ends.reserve(rows);
+        pages.into_iter().for_each(|page| self.take(index, page));
+    }
+
     fn take(&mut self, index: usize, entry: PackedEntry) {
         let log = &mut self.logs[index];
         self.pages += 1;
         self.bytes += entry.1.len();
         self.page_ends.clear();
         let ends = &mut self.page_ends;
-        let glanced = glance(&entry.1, |id, status| {
-            if matches!(status, Status::Delivered | Status::Failed) {
-                ends.push((id, status));
+        let glanced = glance(&entry.1, |row| {
+            if matches!(row.status, Status::Delivered | Status::Failed) {
+                ends.push((row.delivery, row.status));
             }
         });
         match glanced {

@@ -15,6 +15,9 @@ use crate::domain::log_merge::{DeliveryState, LogFilter};
 /// Failed deliveries that one question reads where it must look at each: one config's at the default cap.
 const FAILED_MAX: usize = 10_000;
 
+/// The greatest score that is exact: 2^52 ms.
+pub(super) const SCORE_MAX: u64 = u64::MAX >> 12;
+
 /// Members of one score that are expected beside those that are asked for.
 const TIES: usize = 64;
 
@@ -142,7 +145,7 @@ async fn newest(
     wanted: usize,
     found: &mut FailedFound,
 ) -> Result<Vec<Member>> {
-    let most = question.below.map_or(u64::MAX >> 12, |(at, _)| at.0);
+    let most = question.below.map_or(SCORE_MAX, |(at, _)| at.0);
     let count = wanted + question.below.map_or(0, |_| TIES);
     let mut open: Vec<(usize, ScoreRange<'_>)> = sources
         .iter()
@@ -179,7 +182,7 @@ async fn matching(
     let share = (FAILED_MAX / sources.len().max(1)).max(1);
     let ranges: Vec<ScoreRange<'_>> = sources
         .iter()
-        .map(|(_, source)| ScoreRange { source: *source, most: u64::MAX >> 12, skip: 0, count: share })
+        .map(|(_, source)| ScoreRange { source: *source, most: SCORE_MAX, skip: 0, count: share })
         .collect();
     let replies = members_by_score(connection, &ranges, &mut found.unreadable).await?;
     found.truncated = replies.iter().any(|reply| reply.is_full);

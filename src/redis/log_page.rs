@@ -8,12 +8,14 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::{self, LogSource, RecordCounts};
-use super::log_read::{self, ReadPage};
+use super::log_count::Counted;
+use super::log_read::{self, OldestPage};
 use super::log_rowless::{Rowless, RowlessQuestion};
-use super::log_scan::{AtHand, Budget, Scan, oldest_of};
+use super::log_scan::{AtHand, Budget, Scan};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
+use crate::domain::log::{LogRow, Status};
 use crate::domain::log_as_of::{attempts_before, needs_later_rows, stands_here};
 use crate::domain::log_merge::{DeliveryState, LogFilter, PlacedRow, Position};
 
@@ -53,8 +55,12 @@ pub(super) struct PageRead<'a> {
     /// since the walk began, and earlier attempts of what a first page shows.
     later: Vec<Vec<PlacedRow>>,
     looked_for: HashSet<DeliveryId>,
-    /// On a first page: the logs whose config has neither queued nor failed deliveries in their shard.
-    without_records: HashSet<(usize, u16)>,
+    /// On a first page, by the index of the config and by shard: how many records each log had before its pages were
+    /// read.
+    records: HashMap<(usize, u16), RecordCounts>,
+    /// By config: the deliveries whose place is known, which are those at or above `judged_to`.
+    judged: Vec<HashSet<DeliveryId>>,
+    judged_to: (Position, DeliveryId),
     heads_unreadable: usize,
     /// When the oldest row was made that the logs still hold.
     pub(super) oldest_at: Option<UnixMillis>,
@@ -74,13 +80,13 @@ impl<'a> PageRead<'a> {
         question: PageQuestion<'a>,
     ) -> Result<Self> {
         let plain: Vec<LogSource<'a>> = sources.iter().map(|(_, source)| *source).collect();
-        let oldest: Vec<Option<ReadPage>> = log_read::oldest_pages(connection, &plain).await?;
+        let oldest: Vec<Option<OldestPage>> = log_read::oldest_pages(connection, &plain).await?;
         let (below, filter) = (question.below.0, question.filter);
         let rowless = RowlessQuestion { status: filter.status, below, limit: question.limit, first: None };
         let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
         let scan = Scan::new(&sources, filter.since, None).begin_at(below.page, first_round(question.limit));
         let mut page = Self::new(sources, configs, question, scan, rowless);
-        page.oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        page.oldest_at = oldest.iter().flatten().map(|page| page.at).min();
         page.read_on(connection).await?;
         Ok(page)
     }
@@ -94,19 +100,20 @@ impl<'a> PageRead<'a> {
         sources: Vec<(usize, LogSource<'a>)>,
         configs: usize,
         question: PageQuestion<'a>,
-        (at_hand, records): (Vec<AtHand>, Vec<RecordCounts>),
+        counted: Counted,
     ) -> Result<Self> {
+        let Counted { at_hand, records, .. } = counted;
         let oldest = oldest_of_each(connection, &sources, &at_hand).await?;
         let (below, filter) = (question.below.0, question.filter);
         let (status, limit) = (filter.status, question.limit);
         let rowless = RowlessQuestion { status, below, limit, first: Some(&records) };
         let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
         let scan = Scan::new(&sources, None, None).begin_with(at_hand, first_round(limit));
-        let empty = sources.iter().zip(&records).filter(|(_, counts)| **counts == RecordCounts::default());
-        let without_records = empty.map(|((config, source), _)| (*config, source.keys.shard.0)).collect();
+        let places = sources.iter().map(|(config, source)| (*config, source.keys.shard.0));
+        let records = places.zip(records).collect();
         let mut page = Self::new(sources, configs, question, scan, rowless);
-        page.without_records = without_records;
-        page.oldest_at = oldest.iter().flatten().map(oldest_of).min();
+        page.records = records;
+        page.oldest_at = oldest.iter().flatten().map(|page| page.at).min();
         page.read_on(connection).await?;
         page.add_earlier();
         Ok(page)
@@ -141,7 +148,9 @@ impl<'a> PageRead<'a> {
             heads: (0..configs).map(|_| HashMap::new()).collect(),
             later: (0..configs).map(|_| Vec::new()).collect(),
             looked_for: HashSet::new(),
-            without_records: HashSet::new(),
+            records: HashMap::new(),
+            judged: (0..configs).map(|_| HashSet::new()).collect(),
+            judged_to: (Position::default(), DeliveryId::from_bytes([0; 16])),
             heads_unreadable: 0,
             oldest_at: None,
         }
@@ -155,14 +164,56 @@ impl<'a> PageRead<'a> {
             if settled < wanted && !self.scan.is_complete() && !self.scan.has_spent(PAGE_BUDGET) {
                 continue;
             }
-            self.add_heads(connection).await?;
-            self.add_later(connection).await?;
-            if self.states().len() > self.question.limit || self.scan.has_spent(PAGE_BUDGET) {
+            if self.is_filled(connection).await? || self.scan.has_spent(PAGE_BUDGET) {
                 break;
             }
             wanted = settled * 2;
         }
         Ok(())
+    }
+
+    /// Judges what was read, the newest first, until the page is full or all of it is judged; says whether it is full.
+    async fn is_filled(&mut self, connection: &mut MultiplexedConnection) -> Result<bool> {
+        let mut count = self.question.limit + 1;
+        loop {
+            let all = self.choose(count);
+            self.add_heads(connection).await?;
+            self.add_later(connection).await?;
+            if self.states().len() > self.question.limit {
+                return Ok(true);
+            }
+            if all {
+                return Ok(false);
+            }
+            count *= 2;
+        }
+    }
+
+    /// Chooses the deliveries with the newest rows as those to be judged: a delivery stands at its newest row or below.
+    /// Says whether all are chosen.
+    fn choose(&mut self, count: usize) -> bool {
+        let frontier = self.scan.frontier();
+        let mut places: Vec<(Position, DeliveryId, usize)> = Vec::new();
+        for config in 0..self.scan.rows.len() {
+            let settled = self.rows_below(config).filter(|placed| placed.position >= frontier);
+            places.extend(settled.map(|placed| (placed.position, placed.row.delivery, config)));
+        }
+        places.sort_unstable_by(|one, other| other.cmp(one));
+        self.judged_to = (frontier, DeliveryId::from_bytes([0; 16]));
+        let mut chosen = 0;
+        for (position, id, config) in places {
+            if self.judged[config].contains(&id) {
+                continue;
+            }
+            if chosen == count {
+                return false;
+            }
+            self.judged[config].insert(id);
+            self.judged_to = (position, id);
+            chosen += 1;
+        }
+        self.judged_to = (frontier, DeliveryId::from_bytes([0; 16]));
+        true
     }
 
     /// The page's deliveries with the index of their config, newest first, and where the next page begins.
@@ -182,30 +233,29 @@ impl<'a> PageRead<'a> {
         self.scan.unreadable + self.rowless.unreadable + self.heads_unreadable
     }
 
-    /// The rows below the cursor, by delivery, of those that have one at or above the frontier: nothing unread
-    /// can stand before these.
-    fn rows_of(&self, config: usize) -> HashMap<DeliveryId, Vec<&PlacedRow>> {
-        let (frontier, below, as_of) = (self.scan.frontier(), self.question.below, self.question.as_of);
-        let is_below = |placed: &&PlacedRow| {
-            let seen = self.question.is_first || placed.position.page.ms <= as_of.0;
+    /// The rows below the cursor that the walk may see.
+    fn rows_below(&self, config: usize) -> impl Iterator<Item = &PlacedRow> {
+        let PageQuestion { below, as_of, is_first, .. } = self.question;
+        self.scan.rows[config].iter().filter(move |placed| {
+            let seen = is_first || placed.position.page.ms <= as_of.0;
             (placed.position, placed.row.delivery) < below && seen
-        };
-        let mut rows: HashMap<DeliveryId, Vec<&PlacedRow>> = HashMap::new();
-        let (settled, rest): (Vec<&PlacedRow>, Vec<&PlacedRow>) =
-            self.scan.rows[config].iter().filter(is_below).partition(|placed| placed.position >= frontier);
-        for placed in settled {
-            rows.entry(placed.row.delivery).or_default().push(placed);
-        }
-        for placed in rest.into_iter().chain(&self.later[config]) {
-            if let Some(known) = rows.get_mut(&placed.row.delivery) {
-                known.push(placed);
+        })
+    }
+
+    /// The rows of what is judged, by delivery. Each has one at or above the frontier: nothing unread can stand
+    /// before it.
+    fn rows_of(&self, config: usize) -> HashMap<DeliveryId, Vec<&PlacedRow>> {
+        let judged = &self.judged[config];
+        let mut rows: HashMap<DeliveryId, Vec<&PlacedRow>> = HashMap::with_capacity(judged.len());
+        for placed in self.rows_below(config).chain(&self.later[config]) {
+            if judged.contains(&placed.row.delivery) {
+                rows.entry(placed.row.delivery).or_default().push(placed);
             }
         }
         rows
     }
 
     fn states(&self) -> Vec<Shown<'_>> {
-        let frontier = self.scan.frontier();
         let PageQuestion { filter, below, as_of, .. } = self.question;
         let mut states = Vec::new();
         for config in 0..self.heads.len() {
@@ -223,9 +273,8 @@ impl<'a> PageRead<'a> {
             }
         }
         states.retain(|(_, state)| {
-            (state.position, state.delivery) < below
-                && state.position >= frontier
-                && filter.wants_state(state)
+            let place = (state.position, state.delivery);
+            place < below && place >= self.judged_to && filter.wants_state(state)
         });
         states.sort_unstable_by_key(|(_, state)| state.order());
         states
@@ -245,13 +294,10 @@ impl<'a> PageRead<'a> {
         let mut wanted = Vec::new();
         for config in 0..self.heads.len() {
             let known = &self.heads[config];
-            // A final row is the state of a delivery that has no record.
             let ended = |id: &DeliveryId, rows: &[&PlacedRow]| {
-                self.without_records.contains(&(config, id.event().shard().0))
-                    && rows
-                        .iter()
-                        .max_by_key(|placed| placed.position)
-                        .is_some_and(|last| last.row.is_final())
+                let records = self.records.get(&(config, id.event().shard().0));
+                let last = rows.iter().max_by_key(|placed| placed.position);
+                records.zip(last).is_some_and(|(records, last)| has_ended(&last.row, *records))
             };
             let rows = self.rows_of(config).into_iter();
             let unknown = rows.filter(|(id, rows)| !known.contains_key(id) && !ended(id, rows));
@@ -319,6 +365,16 @@ impl<'a> PageRead<'a> {
     }
 }
 
+/// Whether a delivery with this newest row has no record, so that the row is its state: one that was delivered has one
+/// only while it is queued again by hand.
+fn has_ended(row: &LogRow, records: RecordCounts) -> bool {
+    match row.status {
+        Status::Delivered => records.queued == 0,
+        Status::Failed => records.queued == 0 && records.failed == 0,
+        Status::Pending | Status::Retrying => false,
+    }
+}
+
 /// Pages of a first round that reads from Redis.
 const fn first_round(limit: usize) -> usize {
     (limit + 1).div_ceil(ROWS_PER_PAGE)
@@ -329,16 +385,13 @@ async fn oldest_of_each(
     connection: &mut MultiplexedConnection,
     sources: &[(usize, LogSource<'_>)],
     at_hand: &[AtHand],
-) -> Result<Vec<Option<ReadPage>>> {
+) -> Result<Vec<Option<OldestPage>>> {
     let in_part = sources.iter().zip(at_hand).filter(|(_, at_hand)| !at_hand.is_whole);
     let in_part: Vec<LogSource<'_>> = in_part.map(|((_, source), _)| *source).collect();
     let mut read = log_read::oldest_pages(connection, &in_part).await?.into_iter();
-    let mut oldest = Vec::with_capacity(at_hand.len());
-    for at_hand in at_hand {
-        oldest.push(match at_hand.is_whole {
-            true => at_hand.pages.back().cloned().map(log_read::log_page),
-            false => read.next().flatten(),
-        });
-    }
-    Ok(oldest)
+    let oldest = |log: &AtHand| match log.is_whole {
+        true => log.oldest(),
+        false => read.next().flatten(),
+    };
+    Ok(at_hand.iter().map(oldest).collect())
 }

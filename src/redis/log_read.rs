@@ -6,11 +6,12 @@ use bytes::Bytes;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use super::connection::{During, Result};
-use super::delivery_read::{LogSource, in_slices};
+use super::connection::{During, RedisError, Result};
+use super::delivery_read::{LogSource, RecordCounts, in_slices};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
 use crate::domain::log::{LogPage, PageKey, PayloadPage};
+use crate::domain::log_glance::glance;
 
 /// How far back from a log page its payload page is looked for: settle flushes of other workers may lie
 /// between the two, but seldom more than one.
@@ -45,6 +46,33 @@ pub(super) struct ReadPage {
 /// An entry of a log as it is stored: its stream id and its packed page.
 pub(super) type PackedEntry = (StreamId, Vec<u8>);
 
+/// The oldest page of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OldestPage {
+    /// Its stream id.
+    pub(super) id: StreamId,
+    /// When its oldest row was made.
+    pub(super) at: UnixMillis,
+}
+
+/// What a first page begins with.
+pub(super) struct Opening {
+    /// Redis's time, before anything else was read.
+    pub(super) now: UnixMillis,
+    /// Each log, in the order that was asked for.
+    pub(super) logs: Vec<OpenedLog>,
+}
+
+/// The top of a log.
+pub(super) struct OpenedLog {
+    /// Its records, before its pages were read: what ends in between is found by its final row.
+    pub(super) records: RecordCounts,
+    /// How many pages it has.
+    pub(super) length: usize,
+    /// Its newest pages, newest first.
+    pub(super) pages: Vec<PackedEntry>,
+}
+
 /// An attempt whose payload is wanted: the page that holds its row, and the attempt's number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PayloadPlace {
@@ -76,15 +104,51 @@ pub(super) async fn packed_pages(
     connection: &mut MultiplexedConnection,
     requests: &[PageRequest<'_>],
 ) -> Result<Vec<Vec<PackedEntry>>> {
-    let commands = requests.iter().map(|request| {
-        let key = request.source.keys.log(request.source.config.id());
-        let from = request.below.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-        let mut command = redis::cmd("XREVRANGE");
-        command.arg(key).arg(from).arg("-").arg("COUNT").arg(request.count);
-        command
-    });
+    let commands = requests.iter().map(newest_command);
     let replies: Vec<Value> = in_slices(connection, "reading log pages", commands.collect()).await?;
     Ok(replies.into_iter().map(|reply| entries(reply).collect()).collect())
+}
+
+/// `TIME`, and of each log the numbers of its records (`ZCARD`) and pages (`XLEN`) and its newest `count` pages: all at
+/// once, so that a first page waits for Redis once.
+///
+/// # Errors
+/// Redis's, or that an answer is of another kind.
+pub(super) async fn opening(
+    connection: &mut MultiplexedConnection,
+    sources: &[LogSource<'_>],
+    count: usize,
+) -> Result<Opening> {
+    const OPERATION: &str = "reading the top of the log";
+    let mut commands = vec![redis::cmd("TIME")];
+    for source in sources {
+        let id = source.config.id();
+        for (command, key) in [
+            ("ZCARD", source.keys.queue(id)),
+            ("ZCARD", source.keys.failed(id)),
+            ("XLEN", source.keys.log(id)),
+        ] {
+            commands.push(redis::cmd(command).arg(key).to_owned());
+        }
+        commands.push(newest_command(&PageRequest { source: *source, below: None, count }));
+    }
+    let replies: Vec<Value> = in_slices(connection, OPERATION, commands).await?;
+    let strange = || RedisError::answer(OPERATION, "an answer of another kind".to_owned());
+    let mut replies = replies.into_iter();
+    let (seconds, micros): (u64, u64) =
+        redis::from_redis_value(replies.next().ok_or_else(strange)?).map_err(|_| strange())?;
+    let mut logs = Vec::with_capacity(sources.len());
+    for _ in sources {
+        let mut number = || match replies.next() {
+            Some(Value::Int(number)) => usize::try_from(number).map_err(|_| strange()),
+            _ => Err(strange()),
+        };
+        let records = RecordCounts { queued: number()?, failed: number()? };
+        let length = number()?;
+        let pages = entries(replies.next().ok_or_else(strange)?).collect();
+        logs.push(OpenedLog { records, length, pages });
+    }
+    Ok(Opening { now: UnixMillis(seconds * 1_000 + micros / 1_000), logs })
 }
 
 /// The oldest page of each log (`XRANGE`), where there is one.
@@ -94,7 +158,7 @@ pub(super) async fn packed_pages(
 pub(super) async fn oldest_pages(
     connection: &mut MultiplexedConnection,
     sources: &[LogSource<'_>],
-) -> Result<Vec<Option<ReadPage>>> {
+) -> Result<Vec<Option<OldestPage>>> {
     let commands = sources.iter().map(|source| {
         let mut command = redis::cmd("XRANGE");
         command.arg(source.keys.log(source.config.id())).arg("-").arg("+").arg("COUNT").arg(1);
@@ -102,7 +166,7 @@ pub(super) async fn oldest_pages(
     });
     let replies: Vec<Value> =
         in_slices(connection, "reading the oldest log page", commands.collect()).await?;
-    Ok(replies.into_iter().map(|reply| entries(reply).map(log_page).next()).collect())
+    Ok(replies.into_iter().map(|reply| entries(reply).next().map(|entry| oldest_page(&entry))).collect())
 }
 
 /// The first pages of each log that were written after a moment (`XRANGE`), at most `count` of each.
@@ -188,6 +252,22 @@ pub(super) async fn payload_pages(
 /// Unpacks an entry.
 pub(super) fn log_page((id, packed): PackedEntry) -> ReadPage {
     ReadPage { id, bytes: packed.len(), page: LogPage::decode(&packed).ok() }
+}
+
+/// What an entry tells as the oldest of its log.
+pub(super) fn oldest_page((id, packed): &PackedEntry) -> OldestPage {
+    let mut at = None;
+    let glanced = glance(packed, |row| at = at.into_iter().chain([row.at]).min());
+    let at = at.filter(|_| glanced.is_ok()).unwrap_or(UnixMillis(id.ms));
+    OldestPage { id: *id, at }
+}
+
+fn newest_command(request: &PageRequest<'_>) -> redis::Cmd {
+    let key = request.source.keys.log(request.source.config.id());
+    let from = request.below.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(key).arg(from).arg("-").arg("COUNT").arg(request.count);
+    command
 }
 
 /// The ids and `p` fields of a range of a stream; an entry without the field has an empty one, which no page

@@ -9,7 +9,7 @@ use super::connection::Result;
 use super::delivery_read::{self, LogSource, RecordCounts};
 use super::log_failed::{ScoreRange, members_by_score};
 use super::log_heads::{Heads, Whose};
-use super::log_read::{self, ReadPage};
+use super::log_read::{self, OldestPage};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
@@ -55,7 +55,7 @@ impl Rowless {
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         configs: usize,
-        oldest: &[Option<ReadPage>],
+        oldest: &[Option<OldestPage>],
         question: &RowlessQuestion<'_>,
     ) -> Result<Self> {
         let mut found =
@@ -71,7 +71,7 @@ impl Rowless {
         &mut self,
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
-        oldest: &[Option<ReadPage>],
+        oldest: &[Option<OldestPage>],
         first: Option<&[RecordCounts]>,
     ) -> Result<()> {
         let configs = self.of.len();
@@ -127,14 +127,14 @@ impl Rowless {
         &mut self,
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
-        oldest: &[Option<ReadPage>],
+        oldest: &[Option<OldestPage>],
         question: &RowlessQuestion<'_>,
     ) -> Result<()> {
         if matches!(question.status, Some(Status::Pending | Status::Retrying)) {
             return Ok(());
         }
         let reach = question.below.page.ms.saturating_add(ROW_DELAY_MS);
-        let most = |page: Option<&ReadPage>| reach.min(end_of(page).saturating_sub(1));
+        let most = |page: Option<&OldestPage>| reach.min(end_of(page).saturating_sub(1));
         let mut open: Vec<(usize, ScoreRange<'_>)> = sources
             .iter()
             .zip(oldest)
@@ -192,6 +192,6 @@ pub(super) fn time_of(head: &RecordHead) -> UnixMillis {
 }
 
 /// When the log begins; of an empty one nothing has a row.
-fn end_of(oldest: Option<&ReadPage>) -> u64 {
+fn end_of(oldest: Option<&OldestPage>) -> u64 {
     oldest.map_or(u64::MAX, |page| page.id.ms)
 }

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::LogSource;
-use super::log_read::{self, PackedEntry, PageRequest, ReadPage};
+use super::log_read::{self, OldestPage, PackedEntry, PageRequest, ReadPage};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
 use crate::domain::log::LogPage;
@@ -80,6 +80,15 @@ enum End {
     Reached,
     /// As far as the query needs.
     Enough,
+}
+
+// === impl AtHand ===
+
+impl AtHand {
+    /// The oldest page of a log that was read whole; `None` where it is empty.
+    pub(super) fn oldest(&self) -> Option<OldestPage> {
+        self.pages.back().filter(|_| self.is_whole).map(log_read::oldest_page)
+    }
 }
 
 // === impl Scan ===
@@ -205,7 +214,7 @@ impl<'a> Scan<'a> {
         let unread = self.sources.iter().filter(|source| source.end != End::Reached);
         let unread: Vec<LogSource<'a>> = unread.map(|source| source.source).collect();
         let pages = log_read::oldest_pages(connection, &unread).await?;
-        Ok(pages.iter().flatten().map(oldest_of).chain(self.oldest).min())
+        Ok(pages.iter().flatten().map(|page| page.at).chain(self.oldest).min())
     }
 
     /// Takes the newest page at hand, unless something that is yet to be read may be newer; says whether it did.
@@ -226,7 +235,7 @@ impl<'a> Scan<'a> {
         for source in &self.sources {
             for (id, packed) in &source.at_hand {
                 let mut is_met = false;
-                let glanced = glance(packed, |delivery, _| is_met |= wanted.contains(&delivery));
+                let glanced = glance(packed, |row| is_met |= wanted.contains(&row.delivery));
                 let Some(page) = (is_met && glanced.is_ok()).then(|| LogPage::decode(packed).ok()).flatten()
                 else {
                     continue;
@@ -329,7 +338,7 @@ impl ScannedSource<'_> {
 }
 
 /// When the oldest row of a page was made.
-pub(super) fn oldest_of(read: &ReadPage) -> UnixMillis {
+fn oldest_of(read: &ReadPage) -> UnixMillis {
     let rows = read.page.iter().flat_map(|page| &page.rows);
     rows.map(|row| row.at).min().unwrap_or(UnixMillis(read.id.ms))
 }

@@ -92,8 +92,6 @@ pub(super) struct Asked<'a> {
     pub(super) query: &'a LogQuery,
     /// Whether there are more logs than one question reads.
     pub(super) left_out: bool,
-    /// Rows of this millisecond and before are all written: what a walk that begins now is about.
-    pub(super) as_of: UnixMillis,
 }
 
 /// Everything about one delivery.
@@ -141,30 +139,41 @@ pub async fn find_deliveries(
     let mut sources = sources_of(shards, configs);
     let left_out = sources.len() > SOURCES_MAX;
     sources.truncate(SOURCES_MAX);
+    let asked = Asked { shards, configs, sources, query, left_out };
+    let status = query.filter.status;
     let as_of = match query.cursor {
         Some(cursor) => cursor.as_of,
-        None => {
-            let (seconds, micros): (u64, u64) =
-                redis::cmd("TIME").query_async(&mut *connection).await.during("reading the log")?;
-            UnixMillis((seconds * 1_000 + micros / 1_000).saturating_sub(1))
-        }
-    };
-    let asked = Asked { shards, configs, sources, query, left_out, as_of };
-    match (query.cursor.map(|cursor| cursor.place), query.filter.status) {
-        (Some(Place::Rows(position, id)), _) => asked.later_page(&mut connection, (position, id)).await,
-        (Some(Place::Waiting(at, id)), _) => asked.waiting(&mut connection, Some((at, id))).await,
-        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, Some((at, id))).await,
-        (None, Some(Status::Failed)) => asked.failed(&mut connection, None).await,
-        (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, None).await,
-        (None, status) if query.asks_for_every(status) => {
+        None if query.asks_for_every(status) => {
             let which = if status.is_some() { Which::Delivered } else { Which::All };
-            asked.newest(&mut connection, which).await
+            return asked.newest(&mut connection, which).await;
         }
+        None => written_until(redis_time(&mut connection).await?),
+    };
+    match (query.cursor.map(|cursor| cursor.place), status) {
+        (Some(Place::Rows(position, id)), _) => {
+            asked.later_page(&mut connection, as_of, (position, id)).await
+        }
+        (Some(Place::Waiting(at, id)), _) => asked.waiting(&mut connection, as_of, Some((at, id))).await,
+        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, as_of, Some((at, id))).await,
+        (None, Some(Status::Failed)) => asked.failed(&mut connection, as_of, None).await,
+        (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, as_of, None).await,
         (None, _) => {
             let heads = Heads::read(&mut connection, &asked.sources, configs.len(), Whose::All).await?;
-            asked.first_page(&mut connection, heads).await
+            asked.first_page(&mut connection, as_of, heads).await
         }
     }
+}
+
+/// Redis's `TIME`.
+async fn redis_time(connection: &mut MultiplexedConnection) -> Result<UnixMillis> {
+    let (seconds, micros): (u64, u64) =
+        redis::cmd("TIME").query_async(connection).await.during("reading the log")?;
+    Ok(UnixMillis(seconds * 1_000 + micros / 1_000))
+}
+
+/// Rows of this millisecond and before are all written, when it is `now`: what a walk that begins now is about.
+pub(super) const fn written_until(now: UnixMillis) -> UnixMillis {
+    UnixMillis(now.0.saturating_sub(1))
 }
 
 /// Finds one delivery of `config`, with its payload and every attempt; `None` when the log does not know it.
