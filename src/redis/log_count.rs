@@ -14,6 +14,7 @@ use super::log_read::{self, PackedEntry, PageRequest};
 use super::log_scan::{AtHand, Budget, ROUND_PAGES_FIRST, ROUND_PAGES_MAX};
 use super::log_search::written_until;
 use crate::domain::clock::UnixMillis;
+use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
 use crate::domain::log::Status;
 use crate::domain::log_glance::glance;
@@ -51,6 +52,8 @@ pub(super) struct Counted {
     pub(super) at_hand: Vec<AtHand>,
     /// Records of each log, before its pages were read.
     pub(super) records: Vec<RecordCounts>,
+    /// Of each log whose records were looked at: the heads of failed deliveries without a row.
+    pub(super) rowless: Vec<Option<HashMap<DeliveryId, RecordHead>>>,
     /// Rows of this millisecond and before were all written before anything was read.
     pub(super) as_of: UnixMillis,
 }
@@ -108,10 +111,17 @@ pub(super) async fn count(
     let (owners, unsure): (Vec<usize>, Vec<(LogSource<'_>, DeliveryId)>) =
         members.into_iter().filter(unknown).map(|(index, id)| (index, (plain[index], id))).unzip();
     let mut recorded = vec![0_usize; plain.len()];
+    let is_looked_at = |log: &GlancedLog| which == Which::All && log.at_hand.is_whole && !too_many;
+    let mut rowless: Vec<Option<HashMap<DeliveryId, RecordHead>>> =
+        read.logs.iter().map(|log| is_looked_at(log).then(HashMap::new)).collect();
     let heads = delivery_read::record_heads(connection, &unsure).await?;
-    for (owner, head) in owners.into_iter().zip(heads) {
+    for ((owner, (_, id)), head) in owners.into_iter().zip(unsure).zip(heads) {
         unreadable += usize::from(head.is_err());
-        recorded[owner] += usize::from(matches!(head, Ok(Some(_))));
+        let Ok(Some(head)) = head else { continue };
+        recorded[owner] += 1;
+        if let (Status::Failed, Some(rowless)) = (head.status(), &mut rowless[owner]) {
+            rowless.insert(id, head);
+        }
     }
     let total = read.logs.iter().zip(recorded).map(|(log, recorded)| {
         let looked = !too_many && (log.at_hand.is_whole || which == Which::Delivered);
@@ -122,7 +132,7 @@ pub(super) async fn count(
     let is_floor = !whole || too_many || unreadable > 0;
     let records = read.logs.iter().map(|log| log.records).collect();
     let at_hand = read.logs.into_iter().map(|log| log.at_hand).collect();
-    Ok(Counted { total, is_floor, unreadable, at_hand, records, as_of: written_until(now) })
+    Ok(Counted { total, is_floor, unreadable, at_hand, records, rowless, as_of: written_until(now) })
 }
 
 // === impl IdHasher ===

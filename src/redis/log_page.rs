@@ -11,7 +11,7 @@ use super::delivery_read::{self, LogSource, RecordCounts};
 use super::log_count::Counted;
 use super::log_read::{self, OldestPage};
 use super::log_rowless::{Rowless, RowlessQuestion};
-use super::log_scan::{AtHand, Budget, Scan};
+use super::log_scan::{Budget, Scan, oldest_of_each};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
@@ -102,12 +102,20 @@ impl<'a> PageRead<'a> {
         question: PageQuestion<'a>,
         counted: Counted,
     ) -> Result<Self> {
-        let Counted { at_hand, records, .. } = counted;
+        let Counted { at_hand, records, rowless: known, .. } = counted;
         let oldest = oldest_of_each(connection, &sources, &at_hand).await?;
         let (below, filter) = (question.below.0, question.filter);
         let (status, limit) = (filter.status, question.limit);
-        let rowless = RowlessQuestion { status, below, limit, first: Some(&records) };
-        let rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
+        let first = records.iter().zip(&known).map(|(records, known)| match known {
+            Some(_) => RecordCounts { failed: 0, ..*records },
+            None => *records,
+        });
+        let first: Vec<RecordCounts> = first.collect();
+        let rowless = RowlessQuestion { status, below, limit, first: Some(&first) };
+        let mut rowless = Rowless::read(connection, &sources, configs, &oldest, &rowless).await?;
+        for ((config, _), known) in sources.iter().zip(known) {
+            rowless.of[*config].extend(known.into_iter().flatten());
+        }
         let scan = Scan::new(&sources, None, None).begin_with(at_hand, first_round(limit));
         let places = sources.iter().map(|(config, source)| (*config, source.keys.shard.0));
         let records = places.zip(records).collect();
@@ -378,20 +386,4 @@ fn has_ended(row: &LogRow, records: RecordCounts) -> bool {
 /// Pages of a first round that reads from Redis.
 const fn first_round(limit: usize) -> usize {
     (limit + 1).div_ceil(ROWS_PER_PAGE)
-}
-
-/// The oldest page of each log: at hand where the log was read whole.
-async fn oldest_of_each(
-    connection: &mut MultiplexedConnection,
-    sources: &[(usize, LogSource<'_>)],
-    at_hand: &[AtHand],
-) -> Result<Vec<Option<OldestPage>>> {
-    let in_part = sources.iter().zip(at_hand).filter(|(_, at_hand)| !at_hand.is_whole);
-    let in_part: Vec<LogSource<'_>> = in_part.map(|((_, source), _)| *source).collect();
-    let mut read = log_read::oldest_pages(connection, &in_part).await?.into_iter();
-    let oldest = |log: &AtHand| match log.is_whole {
-        true => log.oldest(),
-        false => read.next().flatten(),
-    };
-    Ok(at_hand.iter().map(oldest).collect())
 }

@@ -342,3 +342,22 @@ fn oldest_of(read: &ReadPage) -> UnixMillis {
     let rows = read.page.iter().flat_map(|page| &page.rows);
     rows.map(|row| row.at).min().unwrap_or(UnixMillis(read.id.ms))
 }
+
+/// The oldest page of each log: at hand where the log was read whole.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn oldest_of_each(
+    connection: &mut MultiplexedConnection,
+    sources: &[(usize, LogSource<'_>)],
+    at_hand: &[AtHand],
+) -> Result<Vec<Option<OldestPage>>> {
+    let in_part = sources.iter().zip(at_hand).filter(|(_, at_hand)| !at_hand.is_whole);
+    let in_part: Vec<LogSource<'_>> = in_part.map(|((_, source), _)| *source).collect();
+    let mut read = log_read::oldest_pages(connection, &in_part).await?.into_iter();
+    let oldest = |log: &AtHand| match log.is_whole {
+        true => log.oldest(),
+        false => read.next().flatten(),
+    };
+    Ok(at_hand.iter().map(oldest).collect())
+}
