@@ -11,7 +11,7 @@ use super::log_heads::{Heads, Whose};
 use super::log_page::{PageQuestion, PageRead};
 use super::log_read;
 use super::log_scan::{Budget, Scan};
-use super::log_search::{Asked, LogAnswer, MIB, SEARCH_BUDGET, matching, views};
+use super::log_search::{Asked, LogAnswer, MIB, SEARCH_BUDGET, matching, views, views_with, written_until};
 use super::log_waiting;
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{DeliveryId, StreamId};
@@ -165,14 +165,24 @@ impl Asked<'_> {
                 Some((*config, log_failed::state_of(*id, heads.of[*config].get(id)?)?))
             })
             .collect();
-        let total_is_floor = heads.truncated || heads.unreadable > 0;
-        self.record_answer(connection, as_of, &states, (total, total_is_floor), heads.unreadable, place).await
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = views(connection, self.shards, self.configs, &page, &query.filter).await?;
+        let plain: Vec<LogSource<'_>> = self.sources.iter().map(|(_, source)| *source).collect();
+        let oldest = log_read::oldest_pages(connection, &plain).await?;
+        let answer = LogAnswer {
+            total,
+            total_is_floor: heads.truncated || heads.unreadable > 0,
+            deliveries,
+            oldest_at: oldest.iter().flatten().map(|page| page.at).min(),
+            unreadable: heads.unreadable,
+            next: None,
+        };
+        Ok(self.record_answer(answer, as_of, place))
     }
 
     pub(super) async fn failed(
         &self,
         connection: &mut MultiplexedConnection,
-        as_of: UnixMillis,
         below: Option<(UnixMillis, DeliveryId)>,
     ) -> Result<LogAnswer> {
         let query = self.query;
@@ -183,39 +193,38 @@ impl Asked<'_> {
             .iter()
             .filter_map(|(config, id)| Some((*config, log_failed::state_of(*id, found.heads.get(id)?)?)))
             .collect();
-        let total = found.total.unwrap_or_default();
-        let total_is_floor = found.truncated || found.unreadable > 0;
+        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
+        let deliveries = match &found.records {
+            Some(records) => views_with(self.configs, &page, &query.filter, records),
+            None => views(connection, self.shards, self.configs, &page, &query.filter).await?,
+        };
+        let answer = LogAnswer {
+            total: found.total.unwrap_or_default(),
+            total_is_floor: found.truncated || found.unreadable > 0,
+            deliveries,
+            oldest_at: found.oldest_at,
+            unreadable: found.unreadable,
+            next: None,
+        };
         let place = found.next.map(|(at, id)| Place::Failed(at, id));
-        self.record_answer(connection, as_of, &states, (total, total_is_floor), found.unreadable, place).await
+        Ok(self.record_answer(answer, written_until(found.now), place))
     }
 
-    /// The answer of a page that was made of records alone.
-    async fn record_answer(
-        &self,
-        connection: &mut MultiplexedConnection,
-        as_of: UnixMillis,
-        states: &[(usize, DeliveryState<'_>)],
-        (total, total_is_floor): (usize, bool),
-        unreadable: usize,
-        next: Option<Place>,
-    ) -> Result<LogAnswer> {
-        let page: Vec<&(usize, DeliveryState<'_>)> = states.iter().collect();
-        let deliveries = views(connection, self.shards, self.configs, &page, &self.query.filter).await?;
-        let plain: Vec<LogSource<'_>> = self.sources.iter().map(|(_, source)| *source).collect();
-        let oldest = log_read::oldest_pages(connection, &plain).await?;
-        let oldest_at = oldest.iter().flatten().map(|page| page.at).min();
+    /// The answer of a page that was made of records alone: of a first page as it is, of a later one with what its
+    /// cursor brings.
+    fn record_answer(&self, answer: LogAnswer, as_of: UnixMillis, next: Option<Place>) -> LogAnswer {
         if self.query.cursor.is_some() {
-            return Ok(self.later_answer(deliveries, oldest_at, unreadable, next));
+            return self.later_answer(answer.deliveries, answer.oldest_at, answer.unreadable, next);
         }
-        let total_is_floor = total_is_floor || self.left_out;
+        let total_is_floor = answer.total_is_floor || self.left_out;
         let next = next.map(|place| LogCursor {
             place,
             as_of,
-            total: total as u64,
+            total: answer.total as u64,
             total_is_floor,
             question: self.query.question,
         });
-        Ok(LogAnswer { total, total_is_floor, deliveries, oldest_at, unreadable, next })
+        LogAnswer { total_is_floor, next, ..answer }
     }
 
     /// The answer of a page behind a cursor, which brings the first page's count.

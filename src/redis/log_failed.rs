@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
 
-use super::connection::Result;
+use super::connection::{During, Result};
 use super::delivery_read::{self, LogSource, in_slices};
+use super::log_read;
 use crate::domain::clock::UnixMillis;
-use crate::domain::delivery::RecordHead;
+use crate::domain::delivery::{DeliveryRecord, RecordHead};
 use crate::domain::ids::DeliveryId;
 use crate::domain::log_merge::{DeliveryState, LogFilter};
 
@@ -59,6 +61,12 @@ pub(super) struct FailedFound {
     /// With the index of their config.
     pub(super) page: Vec<(usize, DeliveryId)>,
     pub(super) heads: HashMap<DeliveryId, RecordHead>,
+    /// The whole records of the page, where each of them is shown.
+    pub(super) records: Option<HashMap<DeliveryId, DeliveryRecord>>,
+    /// When the oldest row was made that the logs still hold.
+    pub(super) oldest_at: Option<UnixMillis>,
+    /// Redis's time, before anything was read.
+    pub(super) now: UnixMillis,
     /// The place of the last one, where more follow.
     pub(super) next: Option<(UnixMillis, DeliveryId)>,
     /// How many match; `None` on a later page.
@@ -69,6 +77,33 @@ pub(super) struct FailedFound {
 
 type Member = (UnixMillis, DeliveryId, usize);
 
+const OPERATION: &str = "reading failed deliveries";
+
+// === impl ScoreRange ===
+
+impl ScoreRange<'_> {
+    fn command(&self) -> redis::Cmd {
+        let mut command = redis::cmd("ZREVRANGEBYSCORE");
+        command.arg(self.source.keys.failed(self.source.config.id())).arg(self.most).arg("-inf");
+        command.arg("WITHSCORES").arg("LIMIT").arg(self.skip).arg(self.count);
+        command
+    }
+
+    fn members(&self, reply: Vec<(Vec<u8>, f64)>, unreadable: &mut usize) -> ScoredMembers {
+        let mut members = ScoredMembers { ids: Vec::new(), is_full: reply.len() >= self.count };
+        for (member, score) in reply {
+            let id = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<DeliveryId>().ok());
+            match id.filter(|id| id.event().shard() == self.source.keys.shard) {
+                // Milliseconds, far below 2^53.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                Some(id) => members.ids.push((UnixMillis(score as u64), id)),
+                None => *unreadable += 1,
+            }
+        }
+        members
+    }
+}
+
 /// `ZREVRANGEBYSCORE` of each set; members that are no id of a delivery of that shard are counted.
 ///
 /// # Errors
@@ -78,29 +113,9 @@ pub(super) async fn members_by_score(
     ranges: &[ScoreRange<'_>],
     unreadable: &mut usize,
 ) -> Result<Vec<ScoredMembers>> {
-    let commands = ranges.iter().map(|range| {
-        let mut command = redis::cmd("ZREVRANGEBYSCORE");
-        command.arg(range.source.keys.failed(range.source.config.id())).arg(range.most).arg("-inf");
-        command.arg("WITHSCORES").arg("LIMIT").arg(range.skip).arg(range.count);
-        command
-    });
-    let replies: Vec<Vec<(Vec<u8>, f64)>> =
-        in_slices(connection, "reading failed deliveries", commands.collect()).await?;
-    let mut found = Vec::with_capacity(ranges.len());
-    for (range, reply) in ranges.iter().zip(replies) {
-        let mut members = ScoredMembers { ids: Vec::new(), is_full: reply.len() >= range.count };
-        for (member, score) in reply {
-            let id = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<DeliveryId>().ok());
-            match id.filter(|id| id.event().shard() == range.source.keys.shard) {
-                // Milliseconds, far below 2^53.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                Some(id) => members.ids.push((UnixMillis(score as u64), id)),
-                None => *unreadable += 1,
-            }
-        }
-        found.push(members);
-    }
-    Ok(found)
+    let commands = ranges.iter().map(ScoreRange::command).collect();
+    let replies: Vec<Vec<(Vec<u8>, f64)>> = in_slices(connection, OPERATION, commands).await?;
+    Ok(ranges.iter().zip(replies).map(|(range, reply)| range.members(reply, unreadable)).collect())
 }
 
 /// Finds failed deliveries. Where the question is for all of them, only the page's own are read.
@@ -115,61 +130,54 @@ pub(super) async fn find(
     let filter = question.filter;
     let every = filter.event.is_none() && filter.since.is_none() && filter.until.is_none();
     let mut found = FailedFound::default();
-    let wanted = question.skip + question.limit + 1;
+    let mut open = question.ranges(sources, every);
+    let replies = found.open(connection, &open).await?;
     let mut members = if every {
-        if question.below.is_none() {
-            let plain: Vec<LogSource<'_>> = sources.iter().map(|(_, source)| *source).collect();
-            let counts = delivery_read::count_records(connection, &plain).await?;
-            found.total = Some(counts.iter().map(|counts| counts.failed).sum());
-        }
-        newest(connection, sources, question, wanted, &mut found).await?
+        found.total = found.total.filter(|_| question.below.is_none());
+        newest(connection, question, (&mut open, replies), &mut found).await?
     } else {
-        matching(connection, sources, question, &mut found).await?
+        matching(connection, sources, question, replies, &mut found).await?
     };
     members.sort_unstable_by(|one, other| other.cmp(one));
     let more = members.len() > question.skip + question.limit;
     let page: Vec<Member> = members.into_iter().skip(question.skip).take(question.limit).collect();
     found.next = page.last().filter(|_| more).map(|(at, id, _)| (*at, *id));
     if every {
-        found.add_heads(connection, sources, &page).await?;
+        found.add_records(connection, sources, &page).await?;
     }
     found.page = page.into_iter().map(|(_, id, config)| (config, id)).collect();
     Ok(found)
 }
 
-/// The newest members below the cursor, at least `wanted` where there are so many.
+/// The newest members below the cursor, at least as many as the page and those before it where there are so many.
+/// `replies` are the answers to the ranges in `open`.
 async fn newest(
     connection: &mut MultiplexedConnection,
-    sources: &[(usize, LogSource<'_>)],
     question: &FailedQuestion<'_>,
-    wanted: usize,
+    (open, mut replies): (&mut Vec<(usize, ScoreRange<'_>)>, Vec<ScoredMembers>),
     found: &mut FailedFound,
 ) -> Result<Vec<Member>> {
-    let most = question.below.map_or(SCORE_MAX, |(at, _)| at.0);
-    let count = wanted + question.below.map_or(0, |_| TIES);
-    let mut open: Vec<(usize, ScoreRange<'_>)> = sources
-        .iter()
-        .map(|(config, source)| (*config, ScoreRange { source: *source, most, skip: 0, count }))
-        .collect();
     let mut members = Vec::new();
-    while !open.is_empty() {
-        let ranges: Vec<ScoreRange<'_>> = open.iter().map(|(_, range)| *range).collect();
-        let replies = members_by_score(connection, &ranges, &mut found.unreadable).await?;
+    loop {
         let mut next = Vec::new();
-        for ((config, mut range), reply) in open.into_iter().zip(replies) {
+        for ((config, mut range), reply) in open.drain(..).zip(replies) {
             let before = members.len();
             let below =
                 reply.ids.into_iter().filter(|place| question.below.is_none_or(|below| *place < below));
             members.extend(below.map(|(at, id)| (at, id, config)));
             // Many failed in the cursor's own millisecond.
-            if reply.is_full && members.len() - before < wanted {
+            if reply.is_full && members.len() - before < question.wanted() {
                 range.skip += range.count;
                 next.push((config, range));
             }
         }
-        open = next;
+        if next.is_empty() {
+            return Ok(members);
+        }
+        *open = next;
+        let ranges: Vec<ScoreRange<'_>> = open.iter().map(|(_, range)| *range).collect();
+        replies = members_by_score(connection, &ranges, &mut found.unreadable).await?;
     }
-    Ok(members)
 }
 
 /// Every member that matches, within the bound, and how many there are.
@@ -177,14 +185,9 @@ async fn matching(
     connection: &mut MultiplexedConnection,
     sources: &[(usize, LogSource<'_>)],
     question: &FailedQuestion<'_>,
+    replies: Vec<ScoredMembers>,
     found: &mut FailedFound,
 ) -> Result<Vec<Member>> {
-    let share = (FAILED_MAX / sources.len().max(1)).max(1);
-    let ranges: Vec<ScoreRange<'_>> = sources
-        .iter()
-        .map(|(_, source)| ScoreRange { source: *source, most: SCORE_MAX, skip: 0, count: share })
-        .collect();
-    let replies = members_by_score(connection, &ranges, &mut found.unreadable).await?;
     found.truncated = replies.iter().any(|reply| reply.is_full);
     let members: Vec<Member> = sources
         .iter()
@@ -200,9 +203,8 @@ async fn matching(
     let mut members: Vec<Member> = members.into_iter().filter(matches).collect();
     if let Some(below) = question.below {
         members.retain(|(at, id, _)| (*at, *id) < below);
-    } else {
-        found.total = Some(members.len());
     }
+    found.total = question.below.is_none().then_some(members.len());
     Ok(members)
 }
 
@@ -211,23 +213,70 @@ pub(super) fn state_of(id: DeliveryId, head: &RecordHead) -> Option<DeliveryStat
     DeliveryState::new(id, Some(head), Vec::new(), UnixMillis(u64::MAX))
 }
 
+// === impl FailedQuestion ===
+
+impl FailedQuestion<'_> {
+    /// Members that make the page, those before it, and one more if more follow.
+    const fn wanted(&self) -> usize {
+        self.skip + self.limit + 1
+    }
+
+    /// What is read of each log at first: where each failed delivery matches, what makes the page, else a fair share.
+    fn ranges<'a>(&self, sources: &[(usize, LogSource<'a>)], every: bool) -> Vec<(usize, ScoreRange<'a>)> {
+        let share = (FAILED_MAX / sources.len().max(1)).max(1);
+        let (most, count) = match (every, self.below) {
+            (false, _) => (SCORE_MAX, share),
+            (true, None) => (SCORE_MAX, self.wanted()),
+            (true, Some((at, _))) => (at.0, self.wanted() + TIES),
+        };
+        let range = |source: &LogSource<'a>| ScoreRange { source: *source, most, skip: 0, count };
+        sources.iter().map(|(config, source)| (*config, range(source))).collect()
+    }
+}
+
 // === impl FailedFound ===
 
 impl FailedFound {
+    /// `TIME`, and of each log its number of failed deliveries (`ZCARD`), its oldest page and its first range, all at
+    /// once; gives the answers to the ranges.
+    async fn open(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        ranges: &[(usize, ScoreRange<'_>)],
+    ) -> Result<Vec<ScoredMembers>> {
+        let mut commands = vec![redis::cmd("TIME")];
+        for (_, range) in ranges {
+            let LogSource { config, keys } = range.source;
+            commands.push(redis::cmd("ZCARD").arg(keys.failed(config.id())).to_owned());
+            commands.push(log_read::oldest_command(&range.source));
+            commands.push(range.command());
+        }
+        let replies: Vec<Value> = in_slices(connection, OPERATION, commands).await?;
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        self.now = log_read::time_of_reply(next()).during(OPERATION)?;
+        let mut found = Vec::with_capacity(ranges.len());
+        let mut total = 0;
+        for (_, range) in ranges {
+            total += redis::from_redis_value::<usize>(next())
+                .map_err(redis::RedisError::from)
+                .during(OPERATION)?;
+            let oldest = log_read::oldest_of_reply(next()).map(|page| page.at);
+            self.oldest_at = self.oldest_at.into_iter().chain(oldest).min();
+            let reply = redis::from_redis_value(next()).map_err(redis::RedisError::from).during(OPERATION)?;
+            found.push(range.members(reply, &mut self.unreadable));
+        }
+        self.total = Some(total);
+        Ok(found)
+    }
+
     async fn add_heads(
         &mut self,
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         members: &[Member],
     ) -> Result<()> {
-        let mut by_place: HashMap<(usize, u16), LogSource<'_>> = HashMap::new();
-        for (config, source) in sources {
-            by_place.insert((*config, source.keys.shard.0), *source);
-        }
-        let wanted: Vec<(LogSource<'_>, DeliveryId)> = members
-            .iter()
-            .filter_map(|(_, id, config)| Some((*by_place.get(&(*config, id.event().shard().0))?, *id)))
-            .collect();
+        let wanted = places_of(sources, members);
         let heads = delivery_read::record_heads(connection, &wanted).await?;
         for ((_, id), head) in wanted.into_iter().zip(heads) {
             match head {
@@ -238,4 +287,38 @@ impl FailedFound {
         }
         Ok(())
     }
+
+    /// The records of the page's members, and their heads.
+    async fn add_records(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        sources: &[(usize, LogSource<'_>)],
+        members: &[Member],
+    ) -> Result<()> {
+        let wanted = places_of(sources, members);
+        let read = delivery_read::records(connection, &wanted).await?;
+        let mut records = HashMap::with_capacity(wanted.len());
+        for ((_, id), record) in wanted.into_iter().zip(read) {
+            match record {
+                Ok(Some(record)) => {
+                    self.heads.insert(id, record.head());
+                    records.insert(id, record);
+                }
+                Ok(None) => {}
+                Err(_) => self.unreadable += 1,
+            }
+        }
+        self.records = Some(records);
+        Ok(())
+    }
+}
+
+/// Where the members' records lie.
+fn places_of<'a>(sources: &[(usize, LogSource<'a>)], members: &[Member]) -> Vec<(LogSource<'a>, DeliveryId)> {
+    let mut by_place: HashMap<(usize, u16), LogSource<'a>> = HashMap::new();
+    for (config, source) in sources {
+        by_place.insert((*config, source.keys.shard.0), *source);
+    }
+    let place = |(_, id, config): &Member| Some((*by_place.get(&(*config, id.event().shard().0))?, *id));
+    members.iter().filter_map(place).collect()
 }

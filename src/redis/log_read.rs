@@ -135,8 +135,7 @@ pub(super) async fn opening(
     let replies: Vec<Value> = in_slices(connection, OPERATION, commands).await?;
     let strange = || RedisError::answer(OPERATION, "an answer of another kind".to_owned());
     let mut replies = replies.into_iter();
-    let (seconds, micros): (u64, u64) =
-        redis::from_redis_value(replies.next().ok_or_else(strange)?).map_err(|_| strange())?;
+    let now = time_of_reply(replies.next().unwrap_or_default()).during(OPERATION)?;
     let mut logs = Vec::with_capacity(sources.len());
     for _ in sources {
         let mut number = || match replies.next() {
@@ -148,7 +147,7 @@ pub(super) async fn opening(
         let pages = entries(replies.next().ok_or_else(strange)?).collect();
         logs.push(OpenedLog { records, length, pages });
     }
-    Ok(Opening { now: UnixMillis(seconds * 1_000 + micros / 1_000), logs })
+    Ok(Opening { now, logs })
 }
 
 /// The oldest page of each log (`XRANGE`), where there is one.
@@ -159,14 +158,10 @@ pub(super) async fn oldest_pages(
     connection: &mut MultiplexedConnection,
     sources: &[LogSource<'_>],
 ) -> Result<Vec<Option<OldestPage>>> {
-    let commands = sources.iter().map(|source| {
-        let mut command = redis::cmd("XRANGE");
-        command.arg(source.keys.log(source.config.id())).arg("-").arg("+").arg("COUNT").arg(1);
-        command
-    });
+    let commands = sources.iter().map(oldest_command);
     let replies: Vec<Value> =
         in_slices(connection, "reading the oldest log page", commands.collect()).await?;
-    Ok(replies.into_iter().map(|reply| entries(reply).next().map(|entry| oldest_page(&entry))).collect())
+    Ok(replies.into_iter().map(oldest_of_reply).collect())
 }
 
 /// The first pages of each log that were written after a moment (`XRANGE`), at most `count` of each.
@@ -260,6 +255,24 @@ pub(super) fn oldest_page((id, packed): &PackedEntry) -> OldestPage {
     let glanced = glance(packed, |row| at = at.into_iter().chain([row.at]).min());
     let at = at.filter(|_| glanced.is_ok()).unwrap_or(UnixMillis(id.ms));
     OldestPage { id: *id, at }
+}
+
+/// The oldest page in the answer to [`oldest_command`].
+pub(super) fn oldest_of_reply(reply: Value) -> Option<OldestPage> {
+    entries(reply).next().map(|entry| oldest_page(&entry))
+}
+
+/// `XRANGE` of a log's oldest page.
+pub(super) fn oldest_command(source: &LogSource<'_>) -> redis::Cmd {
+    let mut command = redis::cmd("XRANGE");
+    command.arg(source.keys.log(source.config.id())).arg("-").arg("+").arg("COUNT").arg(1);
+    command
+}
+
+/// The answer to `TIME`.
+pub(super) fn time_of_reply(reply: Value) -> std::result::Result<UnixMillis, redis::RedisError> {
+    let (seconds, micros): (u64, u64) = redis::from_redis_value(reply)?;
+    Ok(UnixMillis(seconds * 1_000 + micros / 1_000))
 }
 
 fn newest_command(request: &PageRequest<'_>) -> redis::Cmd {

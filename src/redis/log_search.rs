@@ -143,6 +143,7 @@ pub async fn find_deliveries(
     let status = query.filter.status;
     let as_of = match query.cursor {
         Some(cursor) => cursor.as_of,
+        None if status == Some(Status::Failed) => return asked.failed(&mut connection, None).await,
         None if query.asks_for_every(status) => {
             let which = if status.is_some() { Which::Delivered } else { Which::All };
             return asked.newest(&mut connection, which).await;
@@ -154,8 +155,7 @@ pub async fn find_deliveries(
             asked.later_page(&mut connection, as_of, (position, id)).await
         }
         (Some(Place::Waiting(at, id)), _) => asked.waiting(&mut connection, as_of, Some((at, id))).await,
-        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, as_of, Some((at, id))).await,
-        (None, Some(Status::Failed)) => asked.failed(&mut connection, as_of, None).await,
+        (Some(Place::Failed(at, id)), _) => asked.failed(&mut connection, Some((at, id))).await,
         (None, Some(Status::Pending | Status::Retrying)) => asked.waiting(&mut connection, as_of, None).await,
         (None, _) => {
             let heads = Heads::read(&mut connection, &asked.sources, configs.len(), Whose::All).await?;
@@ -166,9 +166,9 @@ pub async fn find_deliveries(
 
 /// Redis's `TIME`.
 async fn redis_time(connection: &mut MultiplexedConnection) -> Result<UnixMillis> {
-    let (seconds, micros): (u64, u64) =
-        redis::cmd("TIME").query_async(connection).await.during("reading the log")?;
-    Ok(UnixMillis(seconds * 1_000 + micros / 1_000))
+    let operation = "reading the log";
+    log_read::time_of_reply(redis::cmd("TIME").query_async(connection).await.during(operation)?)
+        .during(operation)
 }
 
 /// Rows of this millisecond and before are all written, when it is `now`: what a walk that begins now is about.
@@ -272,13 +272,23 @@ pub(super) async fn views(
         .zip(read)
         .filter_map(|((_, id), record)| Some((*id, record.ok().flatten()?)))
         .collect();
+    Ok(views_with(configs, page, filter, &records))
+}
+
+/// The views of a page of states whose records were read.
+pub(super) fn views_with(
+    configs: &[OwnedConfig],
+    page: &[&(usize, DeliveryState<'_>)],
+    filter: &LogFilter,
+    records: &HashMap<DeliveryId, DeliveryRecord>,
+) -> Vec<DeliveryView> {
     let views = page
         .iter()
         .map(|(config, state)| DeliveryView::new(&configs[*config], state, records.get(&state.delivery)));
     let still_wanted = |view: &DeliveryView| {
         filter.wants(view.status, &view.event_type, view.last_attempt_at, view.created_at)
     };
-    Ok(views.filter(still_wanted).collect())
+    views.filter(still_wanted).collect()
 }
 
 async fn record_of(
