@@ -27,7 +27,7 @@ test: ## Run every test; needs Rust and redis-server, nothing else
 	@scripts/bootstrap.sh test
 	$(CARGO) test --locked $(OFFLINE) --no-fail-fast
 
-test-all: lint test api-check smoke chaos-short loadtest-short operations integrations ## Everything: lints, tests, API, demo, faults, load, and the two below
+test-all: lint test api-check smoke chaos-short loadtest-short bench-short operations integrations ## Everything: lints, tests, API, demo, faults, load, and the two below
 
 operations: dashboards-check deploy-check ## Dashboards and alerts on a live system; the compose file's services, the image's and the cluster's files
 
@@ -135,6 +135,10 @@ fuzz: ## Fuzz each target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly 
 bench: ## Measure; the method is in benches/README.md
 	@scripts/bootstrap.sh test
 	$(CARGO) bench --locked $(OFFLINE) --bench first_figures --bench isolation --bench log_queries
+
+bench-short: ## Ask 100 full logs with the build of the tests: are all answers right? (the times mean nothing)
+	@scripts/bootstrap.sh test
+	$(CARGO) bench --locked $(OFFLINE) --profile dev --bench log_queries -- --configs 100 --samples 20 --events 5000 --pairs 1
 
 clean: ## Remove what was built; data folders stay
 	$(CARGO) clean

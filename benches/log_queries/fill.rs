@@ -19,11 +19,31 @@ pub(crate) const CONFIGS_EACH: u32 = 100;
 /// The first sequence number, far from those of the configs that deliveries go to.
 const FIRST: u32 = 100_000;
 
+/// From the beginning of an attempt to its page.
+const PAGE_AFTER_MS: u64 = 10;
+
+/// Of so many deliveries one has failed.
+const FAILED_EACH: u64 = 20;
+
 const URL: &str = "https://receiver.example/hooks/postrider";
 
 /// The organisation with this number.
 pub(crate) fn organisation(number: u32) -> String {
     format!("org_logs_{number}")
+}
+
+/// Rows of one log, and so deliveries: whole pages.
+pub(crate) fn rows(args: &Args) -> u64 {
+    u64::from(args.rows.div_ceil(args.rows_per_page) * args.rows_per_page)
+}
+
+/// Deliveries that match a query, of an organisation with so many configs.
+pub(crate) fn wanted(args: &Args, query: &str, configs: usize) -> u64 {
+    match (query.contains("CONFIG"), query.contains("failed")) {
+        (false, _) => rows(args) * configs as u64,
+        (true, false) => rows(args),
+        (true, true) => rows(args).div_ceil(FAILED_EACH),
+    }
 }
 
 /// Writes the configs and their logs; gives the configs' ids.
@@ -82,16 +102,16 @@ fn write_log(
     Ok(())
 }
 
-/// One of 20 has failed, one of 50 was delivered by its first retry.
+/// One of [`FAILED_EACH`] has failed, one of 50 was delivered by its first retry.
 fn row_of(event: EventId, config: ConfigId, ms: u64, number: u32) -> LogRow {
     let (status, attempt, answer) = match number {
-        n if n.is_multiple_of(20) => (Status::Failed, 4, 503),
+        n if u64::from(n).is_multiple_of(FAILED_EACH) => (Status::Failed, 4, 503),
         n if n.is_multiple_of(50) => (Status::Delivered, 2, 200),
         _ => (Status::Delivered, 1, 200),
     };
     let summary = |attempt| AttemptSummary {
         attempt,
-        at: UnixMillis(ms - 10),
+        at: UnixMillis(ms - PAGE_AFTER_MS),
         took_ms: 9,
         status: Some(503),
         outcome: Outcome::Retryable,
@@ -102,7 +122,7 @@ fn row_of(event: EventId, config: ConfigId, ms: u64, number: u32) -> LogRow {
         url: URL.into(),
         status,
         attempt,
-        at: UnixMillis(ms - 10),
+        at: UnixMillis(ms - PAGE_AFTER_MS),
         created_at: UnixMillis(ms - 20),
         next_attempt_at: None,
         response_status: Some(answer),
@@ -135,6 +155,7 @@ fn write_record(pipeline: &mut redis::Pipeline, store: &Store, config: ConfigId,
     };
     let record = DeliveryRecord::of(&delivery, tried, Standing::Failed(FailReason::Exhausted));
     pipeline.cmd("SET").arg(store.keys.delivery(row.delivery)).arg(record.encode()).ignore();
+    // A failure and its row are written in one step, so both have the page's time.
     let failed = store.keys.failed(config);
-    pipeline.cmd("ZADD").arg(failed).arg(row.at.0 + 9).arg(row.delivery.to_string()).ignore();
+    pipeline.cmd("ZADD").arg(failed).arg(row.at.0 + PAGE_AFTER_MS).arg(row.delivery.to_string()).ignore();
 }

@@ -102,6 +102,10 @@ impl Times {
     pub(crate) fn add(&mut self, took: Duration) {
         self.0.push(took);
     }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
 }
 
 impl fmt::Display for Times {
