@@ -15,7 +15,7 @@ use super::log_scan::{Budget, Scan, oldest_of_each};
 use crate::domain::clock::UnixMillis;
 use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
-use crate::domain::log::{LogRow, Status};
+use crate::domain::log::LogRow;
 use crate::domain::log_as_of::{attempts_before, needs_later_rows, stands_here};
 use crate::domain::log_merge::{DeliveryState, LogFilter, PlacedRow, Position};
 
@@ -305,7 +305,7 @@ impl<'a> PageRead<'a> {
             let ended = |id: &DeliveryId, rows: &[&PlacedRow]| {
                 let records = self.records.get(&(config, id.event().shard().0));
                 let last = rows.iter().max_by_key(|placed| placed.position);
-                records.zip(last).is_some_and(|(records, last)| has_ended(&last.row, *records))
+                records.zip(last).is_some_and(|(records, last)| is_state(&last.row, *records))
             };
             let rows = self.rows_of(config).into_iter();
             let unknown = rows.filter(|(id, rows)| !known.contains_key(id) && !ended(id, rows));
@@ -373,14 +373,10 @@ impl<'a> PageRead<'a> {
     }
 }
 
-/// Whether a delivery with this newest row has no record, so that the row is its state: one that was delivered has one
-/// only while it is queued again by hand.
-fn has_ended(row: &LogRow, records: RecordCounts) -> bool {
-    match row.status {
-        Status::Delivered => records.queued == 0,
-        Status::Failed => records.queued == 0 && records.failed == 0,
-        Status::Pending | Status::Retrying => false,
-    }
+/// Whether this newest row of a delivery is its state, so that no record need be read: it ended, and nothing was queued
+/// again by hand. A failed delivery has a record too, but it and the row were written in one step.
+const fn is_state(row: &LogRow, records: RecordCounts) -> bool {
+    row.is_final() && records.queued == 0
 }
 
 /// Pages of a first round that reads from Redis.
