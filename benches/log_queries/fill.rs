@@ -32,17 +32,22 @@ pub(crate) fn organisation(number: u32) -> String {
     format!("org_logs_{number}")
 }
 
-/// Rows of one log, and so deliveries: whole pages.
-pub(crate) fn rows(args: &Args) -> u64 {
+/// Deliveries of one config: of its log, and those that failed before it.
+pub(crate) fn deliveries(args: &Args) -> u64 {
+    rows(args) + u64::from(args.older_failed)
+}
+
+/// Rows of one log, each of another delivery: whole pages.
+fn rows(args: &Args) -> u64 {
     u64::from(args.rows.div_ceil(args.rows_per_page) * args.rows_per_page)
 }
 
 /// Deliveries that match a query, of an organisation with so many configs.
 pub(crate) fn wanted(args: &Args, query: &str, configs: usize) -> u64 {
     match (query.contains("CONFIG"), query.contains("failed")) {
-        (false, _) => rows(args) * configs as u64,
-        (true, false) => rows(args),
-        (true, true) => rows(args).div_ceil(FAILED_EACH),
+        (false, _) => deliveries(args) * configs as u64,
+        (true, false) => deliveries(args),
+        (true, true) => rows(args).div_ceil(FAILED_EACH) + u64::from(args.older_failed),
     }
 }
 
@@ -98,6 +103,11 @@ fn write_log(
             .arg("p")
             .arg(packed.log)
             .ignore();
+    }
+    for number in 0..args.older_failed {
+        let ms = first_ms - 60_000 - u64::from(number);
+        let event = EventId::new(ShardNumber(0), StreamId { ms: ms - 20, seq: 0 })?;
+        write_record(pipeline, store, config, &row_of(event, config, ms, 0));
     }
     Ok(())
 }

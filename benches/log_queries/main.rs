@@ -56,6 +56,9 @@ pub(crate) struct Args {
     /// Rows of each page of a log.
     #[arg(long, default_value_t = 32)]
     rows_per_page: u32,
+    /// Failed deliveries of each config that are older than its log, which have a record and no row.
+    #[arg(long, default_value_t = 500)]
+    older_failed: u32,
     /// How often each query is asked.
     #[arg(long, default_value_t = 300)]
     samples: u32,
@@ -108,8 +111,8 @@ fn measure(args: &Args) -> Result<(), Failure> {
     let mut client = Client::connect(server.admin_port, &token)?;
     each_query(args, &mut client, &logs)?;
     let met = deep(&mut client, &format!("webhookConfigId={}&", logs[0]), "one config")?;
-    if met != fill::rows(args) {
-        return Err(format!("the walk met {met} deliveries of {}", fill::rows(args)).into());
+    if met != fill::deliveries(args) {
+        return Err(format!("the walk met {met} deliveries of {}", fill::deliveries(args)).into());
     }
     deep(&mut client, "", "100 configs")?;
     if args.events > 0 {

@@ -9,17 +9,15 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
 use super::delivery_read::{self, LogSource, RecordCounts};
-use super::log_failed::{SCORE_MAX, ScoreRange, members_by_score};
 use super::log_read::{self, PackedEntry, PageRequest};
 use super::log_scan::{AtHand, Budget, ROUND_PAGES_FIRST, ROUND_PAGES_MAX};
 use super::log_search::written_until;
 use crate::domain::clock::UnixMillis;
-use crate::domain::delivery::RecordHead;
 use crate::domain::ids::DeliveryId;
 use crate::domain::log::Status;
 use crate::domain::log_glance::glance;
 
-/// Queued and failed deliveries that are looked at one by one: one config's failed set at its default cap.
+/// Queued deliveries that are looked at one by one.
 const RECORDS_MAX: usize = 10_000;
 
 /// Logs of which the whole budget is read although they hold more.
@@ -52,8 +50,8 @@ pub(super) struct Counted {
     pub(super) at_hand: Vec<AtHand>,
     /// Records of each log, before its pages were read.
     pub(super) records: Vec<RecordCounts>,
-    /// Of each log whose records were looked at: the heads of failed deliveries without a row.
-    pub(super) rowless: Vec<Option<HashMap<DeliveryId, RecordHead>>>,
+    /// When the oldest failed delivery of each log failed.
+    pub(super) oldest_failed: Vec<Option<UnixMillis>>,
     /// Rows of this millisecond and before were all written before anything was read.
     pub(super) as_of: UnixMillis,
 }
@@ -70,6 +68,7 @@ struct GlancedLog {
     /// By delivery that ended: its newest end.
     ends: HashMap<DeliveryId, Status, BuildHasherDefault<IdHasher>>,
     records: RecordCounts,
+    oldest_failed: Option<UnixMillis>,
     /// Pages that it held when it was opened.
     length: usize,
 }
@@ -100,28 +99,22 @@ pub(super) async fn count(
     let now = read.open(connection, &plain, budget).await?;
     read.read(connection, &plain, budget).await?;
     let mut unreadable = read.unreadable;
-    let looked_at = which.records_looked_at(&read.logs);
-    let too_many = looked_at.iter().map(|one| one.queued + one.failed).sum::<usize>() > RECORDS_MAX;
+    let queued = which.queued_looked_at(&read.logs);
+    let too_many = queued.iter().sum::<usize>() > RECORDS_MAX;
     let members = match too_many {
         true => Vec::new(),
-        false => read.members(connection, &plain, &looked_at, &mut unreadable).await?,
+        false => read.queued_unsure(connection, &plain, &queued, which, &mut unreadable).await?,
     };
-    let unknown =
-        |(index, id): &(usize, DeliveryId)| which.asks_record(read.logs[*index].ends.get(id).copied());
     let (owners, unsure): (Vec<usize>, Vec<(LogSource<'_>, DeliveryId)>) =
-        members.into_iter().filter(unknown).map(|(index, id)| (index, (plain[index], id))).unzip();
-    let mut recorded = vec![0_usize; plain.len()];
-    let is_looked_at = |log: &GlancedLog| which == Which::All && log.at_hand.is_whole && !too_many;
-    let mut rowless: Vec<Option<HashMap<DeliveryId, RecordHead>>> =
-        read.logs.iter().map(|log| is_looked_at(log).then(HashMap::new)).collect();
+        members.into_iter().map(|(index, id)| (index, (plain[index], id))).unzip();
+    let mut recorded = match which {
+        Which::All => read.failed_rowless(connection, &plain).await?,
+        Which::Delivered => vec![0; plain.len()],
+    };
     let heads = delivery_read::record_heads(connection, &unsure).await?;
-    for ((owner, (_, id)), head) in owners.into_iter().zip(unsure).zip(heads) {
+    for (owner, head) in owners.into_iter().zip(heads) {
         unreadable += usize::from(head.is_err());
-        let Ok(Some(head)) = head else { continue };
-        recorded[owner] += 1;
-        if let (Status::Failed, Some(rowless)) = (head.status(), &mut rowless[owner]) {
-            rowless.insert(id, head);
-        }
+        recorded[owner] += usize::from(matches!(head, Ok(Some(_))));
     }
     let total = read.logs.iter().zip(recorded).map(|(log, recorded)| {
         let looked = !too_many && (log.at_hand.is_whole || which == Which::Delivered);
@@ -131,8 +124,10 @@ pub(super) async fn count(
     let whole = read.logs.iter().all(|log| log.at_hand.is_whole);
     let is_floor = !whole || too_many || unreadable > 0;
     let records = read.logs.iter().map(|log| log.records).collect();
+    let oldest_failed = read.logs.iter().map(|log| log.oldest_failed).collect();
     let at_hand = read.logs.into_iter().map(|log| log.at_hand).collect();
-    Ok(Counted { total, is_floor, unreadable, at_hand, records, rowless, as_of: written_until(now) })
+    let as_of = written_until(now);
+    Ok(Counted { total, is_floor, unreadable, at_hand, records, oldest_failed, as_of })
 }
 
 // === impl IdHasher ===
@@ -162,14 +157,12 @@ impl Hasher for IdHasher {
 // === impl Which ===
 
 impl Which {
-    /// The records to look at one by one, by log. All deliveries are counted exactly only where the log was read
-    /// whole, so only there do they matter; a delivered one has a record only while it is tried again by hand, and
-    /// is then queued.
-    fn records_looked_at(self, logs: &[GlancedLog]) -> Vec<RecordCounts> {
+    /// How many queued deliveries to look at one by one, by log. All deliveries are counted exactly only where the
+    /// log was read whole, so only there do they matter; a delivered one is queued while it is tried again by hand.
+    fn queued_looked_at(self, logs: &[GlancedLog]) -> Vec<usize> {
         let of = |log: &GlancedLog| match self {
-            Self::All if log.at_hand.is_whole => log.records,
-            Self::All => RecordCounts::default(),
-            Self::Delivered => RecordCounts { queued: log.records.queued, failed: 0 },
+            Self::All if !log.at_hand.is_whole => 0,
+            Self::All | Self::Delivered => log.records.queued,
         };
         logs.iter().map(of).collect()
     }
@@ -220,7 +213,8 @@ impl Glance {
             now = now.or(Some(opening.now));
             for opened in opening.logs {
                 let log = &mut self.logs[index];
-                (log.records, log.length) = (opened.records, opened.length);
+                (log.records, log.length, log.oldest_failed) =
+                    (opened.records, opened.length, opened.oldest_failed);
                 log.at_hand.is_whole = opened.pages.len() < count;
                 self.take_all(index, opened.pages);
                 index += 1;
@@ -236,37 +230,56 @@ impl Glance {
         self.logs.len() > LOGS_FEW && pages.saturating_mul(self.rows) / self.pages.max(1) > budget.rows
     }
 
-    /// The deliveries that have a record, with the index of their log: queued ones, and failed ones whose row is gone.
-    /// A failure and its row are written in one step, so those that failed since the oldest page have theirs in it.
-    async fn members(
+    /// The queued deliveries whose record may change the count, with the index of their log.
+    async fn queued_unsure(
         &self,
         connection: &mut MultiplexedConnection,
         sources: &[LogSource<'_>],
-        looked_at: &[RecordCounts],
+        queued: &[usize],
+        which: Which,
         unreadable: &mut usize,
     ) -> Result<Vec<(usize, DeliveryId)>> {
-        let queued = looked_at.iter().map(|counts| RecordCounts { queued: counts.queued, failed: 0 });
-        let queues: Vec<(LogSource<'_>, RecordCounts)> = sources.iter().copied().zip(queued).collect();
+        let counts = queued.iter().map(|queued| RecordCounts { queued: *queued, failed: 0 });
+        let asked: Vec<(LogSource<'_>, RecordCounts)> = sources.iter().copied().zip(counts).collect();
         let mut found = Vec::new();
-        for (index, members) in delivery_read::members(connection, &queues).await?.into_iter().enumerate() {
+        for (index, members) in delivery_read::members(connection, &asked).await?.into_iter().enumerate() {
             *unreadable += members.unreadable;
-            found.extend(members.ids.into_iter().map(|id| (index, id)));
+            let ends = &self.logs[index].ends;
+            let unsure = members.ids.into_iter().filter(|id| which.asks_record(ends.get(id).copied()));
+            found.extend(unsure.map(|id| (index, id)));
         }
-        let failed: Vec<usize> = (0..sources.len()).filter(|index| looked_at[*index].failed > 0).collect();
-        let range = |index: &usize| {
-            let most =
-                self.logs[*index].at_hand.oldest().map_or(SCORE_MAX, |page| page.id.ms.saturating_sub(1));
-            ScoreRange { source: sources[*index], most, skip: 0, count: RECORDS_MAX }
-        };
-        let ranges: Vec<ScoreRange<'_>> = failed.iter().map(range).collect();
-        for (index, members) in
-            failed.into_iter().zip(members_by_score(connection, &ranges, unreadable).await?)
-        {
-            found.extend(members.ids.into_iter().map(|(_, id)| (index, id)));
-        }
-        found.sort_unstable();
-        found.dedup();
         Ok(found)
+    }
+
+    /// How many failed deliveries of each log have no row any more, where it was read whole (`ZCOUNT`). A failure and
+    /// its row are written in one step, so it is those that failed before the oldest page.
+    async fn failed_rowless(
+        &self,
+        connection: &mut MultiplexedConnection,
+        sources: &[LogSource<'_>],
+    ) -> Result<Vec<usize>> {
+        let (mut counts, mut asked, mut commands) = (vec![0; sources.len()], Vec::new(), Vec::new());
+        for (index, log) in self.logs.iter().enumerate().filter(|(_, log)| log.at_hand.is_whole) {
+            let begins = log.at_hand.oldest().map(|page| page.id.ms);
+            match (log.oldest_failed, begins) {
+                (None, _) => {}
+                (Some(_), None) => counts[index] = log.records.failed,
+                (Some(failed), Some(begins)) if failed.0 >= begins => {}
+                (Some(_), Some(begins)) => {
+                    let LogSource { config, keys } = sources[index];
+                    let mut command = redis::cmd("ZCOUNT");
+                    command.arg(keys.failed(config.id())).arg("-inf").arg(format!("({begins}"));
+                    commands.push(command);
+                    asked.push(index);
+                }
+            }
+        }
+        let found: Vec<usize> =
+            delivery_read::in_slices(connection, "counting failed deliveries", commands).await?;
+        for (index, count) in asked.into_iter().zip(found) {
+            counts[index] = count;
+        }
+        Ok(counts)
     }
 
     /// Reads all logs in rounds, as many pages of each, until their ends or until the budget is spent.

@@ -67,6 +67,8 @@ pub(super) struct Opening {
 pub(super) struct OpenedLog {
     /// Its records, before its pages were read: what ends in between is found by its final row.
     pub(super) records: RecordCounts,
+    /// When its oldest failed delivery failed.
+    pub(super) oldest_failed: Option<UnixMillis>,
     /// How many pages it has.
     pub(super) length: usize,
     /// Its newest pages, newest first.
@@ -109,8 +111,8 @@ pub(super) async fn packed_pages(
     Ok(replies.into_iter().map(|reply| entries(reply).collect()).collect())
 }
 
-/// `TIME`, and of each log the numbers of its records (`ZCARD`) and pages (`XLEN`) and its newest `count` pages: all at
-/// once, so that a first page waits for Redis once.
+/// `TIME`, and of each log the numbers of its records (`ZCARD`) and pages (`XLEN`), when its oldest failed delivery
+/// failed (`ZRANGE`), and its newest `count` pages: all at once, so that a first page waits for Redis once.
 ///
 /// # Errors
 /// Redis's, or that an answer is of another kind.
@@ -130,6 +132,9 @@ pub(super) async fn opening(
         ] {
             commands.push(redis::cmd(command).arg(key).to_owned());
         }
+        let mut oldest_failed = redis::cmd("ZRANGE");
+        oldest_failed.arg(source.keys.failed(id)).arg(0).arg(0).arg("WITHSCORES");
+        commands.push(oldest_failed);
         commands.push(newest_command(&PageRequest { source: *source, below: None, count }));
     }
     let replies: Vec<Value> = in_slices(connection, OPERATION, commands).await?;
@@ -144,8 +149,9 @@ pub(super) async fn opening(
         };
         let records = RecordCounts { queued: number()?, failed: number()? };
         let length = number()?;
+        let oldest_failed = scored_time(replies.next().unwrap_or_default()).during(OPERATION)?;
         let pages = entries(replies.next().ok_or_else(strange)?).collect();
-        logs.push(OpenedLog { records, length, pages });
+        logs.push(OpenedLog { records, oldest_failed, length, pages });
     }
     Ok(Opening { now, logs })
 }
@@ -267,6 +273,14 @@ pub(super) fn oldest_command(source: &LogSource<'_>) -> redis::Cmd {
     let mut command = redis::cmd("XRANGE");
     command.arg(source.keys.log(source.config.id())).arg("-").arg("+").arg("COUNT").arg(1);
     command
+}
+
+/// The score of the only member in the answer to `ZRANGE ... WITHSCORES`, a time.
+fn scored_time(reply: Value) -> std::result::Result<Option<UnixMillis>, redis::RedisError> {
+    let members: Vec<(Vec<u8>, f64)> = redis::from_redis_value(reply)?;
+    // Milliseconds, far below 2^53.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok(members.first().map(|(_, score)| UnixMillis(*score as u64)))
 }
 
 /// The answer to `TIME`.

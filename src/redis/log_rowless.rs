@@ -26,28 +26,28 @@ const END_PAGES: usize = 64;
 pub(super) struct Rowless {
     /// By config.
     pub(super) of: Vec<HashMap<DeliveryId, RecordHead>>,
-    /// Whether there may be more.
-    pub(super) truncated: bool,
     /// What cannot be understood.
     pub(super) unreadable: usize,
+    /// The oldest page of each log.
+    oldest: Vec<Option<OldestPage>>,
+    /// The logs whose failed deliveries are still to be looked at, should a page reach down to them.
+    unread: Vec<usize>,
 }
 
-/// What is looked for.
-pub(super) struct RowlessQuestion<'q> {
-    /// Only this status.
-    pub(super) status: Option<Status>,
-    /// Only what stands below.
-    pub(super) below: Position,
-    /// At most so many failed ones of each log are needed.
-    pub(super) limit: usize,
-    /// On a first page, how many records each log has: what was never tried may then have no row yet.
-    pub(super) first: Option<&'q [RecordCounts]>,
+/// What a first page knows of each log.
+#[derive(Clone, Copy)]
+pub(super) struct KnownLogs<'q> {
+    /// How many records it has: what was never tried may then have no row yet.
+    pub(super) records: &'q [RecordCounts],
+    /// When its oldest failed delivery failed.
+    pub(super) oldest_failed: &'q [Option<UnixMillis>],
 }
 
 // === impl Rowless ===
 
 impl Rowless {
-    /// Reads them. `oldest` is the oldest page of each log.
+    /// Reads those that wait; those that failed are read as a page reaches them ([`Self::reach`]). `oldest` is the
+    /// oldest page of each log; only `status` is asked for.
     ///
     /// # Errors
     /// Redis's.
@@ -55,23 +55,51 @@ impl Rowless {
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
         configs: usize,
-        oldest: &[Option<OldestPage>],
-        question: &RowlessQuestion<'_>,
+        oldest: Vec<Option<OldestPage>>,
+        (status, known): (Option<Status>, Option<KnownLogs<'_>>),
     ) -> Result<Self> {
-        let mut found =
-            Self { of: (0..configs).map(|_| HashMap::new()).collect(), truncated: false, unreadable: 0 };
-        if question.status != Some(Status::Delivered) {
-            found.add_waiting(connection, sources, oldest, question.first).await?;
-            found.add_failed(connection, sources, oldest, question).await?;
+        let of = (0..configs).map(|_| HashMap::new()).collect();
+        let mut found = Self { of, unreadable: 0, oldest, unread: Vec::new() };
+        if status != Some(Status::Delivered) {
+            found.add_waiting(connection, sources, known.map(|known| known.records)).await?;
+        }
+        if matches!(status, None | Some(Status::Failed)) {
+            let has_some = |index: &usize| match known {
+                Some(known) => {
+                    let end = end_of(found.oldest[*index].as_ref());
+                    known.oldest_failed[*index].is_some_and(|at| at.0 < end)
+                }
+                None => true,
+            };
+            found.unread = (0..sources.len()).filter(has_some).collect();
         }
         Ok(found)
+    }
+
+    /// Reads failed deliveries without a row that may stand at `bottom` or above, below `below`: of each log that
+    /// begins above it at most `limit` and one. Says whether there was any to read.
+    ///
+    /// # Errors
+    /// Redis's.
+    pub(super) async fn reach(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        sources: &[(usize, LogSource<'_>)],
+        bottom: Position,
+        (below, limit): (Position, usize),
+    ) -> Result<bool> {
+        let oldest = &self.oldest;
+        let is_reached = |index: &usize| end_of(oldest[*index].as_ref()) > bottom.page.ms;
+        let (reached, unread): (Vec<usize>, Vec<usize>) = self.unread.iter().copied().partition(is_reached);
+        self.unread = unread;
+        self.add_failed(connection, sources, &reached, (below, limit)).await?;
+        Ok(!reached.is_empty())
     }
 
     async fn add_waiting(
         &mut self,
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
-        oldest: &[Option<OldestPage>],
         first: Option<&[RecordCounts]>,
     ) -> Result<()> {
         let configs = self.of.len();
@@ -82,10 +110,9 @@ impl Rowless {
                 Heads::read_counted(connection, sources, configs, queued).await?
             }
         };
-        self.truncated |= heads.truncated;
         self.unreadable += heads.unreadable;
         let mut ends: HashMap<(usize, u16), u64> = HashMap::new();
-        for ((config, source), oldest) in sources.iter().zip(oldest) {
+        for ((config, source), oldest) in sources.iter().zip(&self.oldest) {
             ends.insert((*config, source.keys.shard.0), end_of(oldest.as_ref()));
         }
         let end = |config: usize, id: DeliveryId| {
@@ -105,7 +132,7 @@ impl Rowless {
                 }
             }
         }
-        for ((config, source), oldest) in sources.iter().zip(oldest) {
+        for ((config, source), oldest) in sources.iter().zip(&self.oldest) {
             let Some(oldest) = oldest.as_ref().filter(|_| unsure.contains(&(*config, source.keys.shard.0)))
             else {
                 continue;
@@ -127,31 +154,16 @@ impl Rowless {
         &mut self,
         connection: &mut MultiplexedConnection,
         sources: &[(usize, LogSource<'_>)],
-        oldest: &[Option<OldestPage>],
-        question: &RowlessQuestion<'_>,
+        reached: &[usize],
+        (below, limit): (Position, usize),
     ) -> Result<()> {
-        if matches!(question.status, Some(Status::Pending | Status::Retrying)) {
-            return Ok(());
-        }
-        let reach = question.below.page.ms.saturating_add(ROW_DELAY_MS);
-        let most = |page: Option<&OldestPage>| reach.min(end_of(page).saturating_sub(1));
-        let mut open: Vec<(usize, ScoreRange<'_>)> = sources
-            .iter()
-            .zip(oldest)
-            .enumerate()
-            .filter(|(index, _)| question.first.is_none_or(|counts| counts[*index].failed > 0))
-            .map(|(_, ((config, source), page))| {
-                (
-                    *config,
-                    ScoreRange {
-                        source: *source,
-                        most: most(page.as_ref()),
-                        skip: 0,
-                        count: question.limit + 1,
-                    },
-                )
-            })
-            .collect();
+        let reach = below.page.ms.saturating_add(ROW_DELAY_MS);
+        let range = |index: &usize| {
+            let (config, source) = sources[*index];
+            let most = reach.min(end_of(self.oldest[*index].as_ref()).saturating_sub(1));
+            (config, ScoreRange { source, most, skip: 0, count: limit + 1 })
+        };
+        let mut open: Vec<(usize, ScoreRange<'_>)> = reached.iter().map(range).collect();
         while !open.is_empty() {
             let ranges: Vec<ScoreRange<'_>> = open.iter().map(|(_, range)| *range).collect();
             let replies = members_by_score(connection, &ranges, &mut self.unreadable).await?;
@@ -163,11 +175,11 @@ impl Rowless {
             let mut heads = delivery_read::record_heads(connection, &wanted).await?.into_iter();
             let mut next = Vec::new();
             for ((config, mut range), reply) in open.into_iter().zip(replies) {
-                let mut below = 0;
+                let mut met = 0;
                 for ((_, id), head) in reply.ids.iter().zip(heads.by_ref()) {
                     match head {
                         Ok(Some(head)) => {
-                            below += usize::from(Position::at(time_of(&head)) < question.below);
+                            met += usize::from(Position::at(time_of(&head)) < below);
                             self.of[config].insert(*id, head);
                         }
                         Ok(None) => {}
@@ -175,7 +187,7 @@ impl Rowless {
                     }
                 }
                 // What failed late stands above the cursor by its last attempt: more is needed then.
-                if reply.is_full && below < question.limit {
+                if reply.is_full && met < limit {
                     range.skip += range.count;
                     next.push((config, range));
                 }

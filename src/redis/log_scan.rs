@@ -231,9 +231,11 @@ impl<'a> Scan<'a> {
 
     /// The rows of these deliveries in the pages at hand that were not taken, with the index of their config.
     pub(super) fn rows_at_hand(&self, wanted: &HashSet<DeliveryId>) -> Vec<(usize, PlacedRow)> {
+        // No row lies before its event.
+        let first_ms = wanted.iter().map(|id| id.event().stream_id().ms).min().unwrap_or_default();
         let mut rows = Vec::new();
         for source in &self.sources {
-            for (id, packed) in &source.at_hand {
+            for (id, packed) in source.at_hand.iter().take_while(|(id, _)| id.ms >= first_ms) {
                 let mut is_met = false;
                 let glanced = glance(packed, |row| is_met |= wanted.contains(&row.delivery));
                 let Some(page) = (is_met && glanced.is_ok()).then(|| LogPage::decode(packed).ok()).flatten()

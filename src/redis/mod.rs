@@ -30,6 +30,7 @@ mod log_answer;
 mod log_count;
 mod log_failed;
 mod log_heads;
+mod log_judge;
 mod log_page;
 mod log_read;
 mod log_rowless;
