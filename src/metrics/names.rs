@@ -115,6 +115,10 @@ pub const GAUGES: &[(&str, &str)] = &[
         "95th percentile of the last 5 minutes' attempts, of the 50 slowest configs and of all others.",
     ),
     ("postrider_config_in_flight", "Attempts in flight, of the 50 configs with most and of all others."),
+    (
+        "postrider_config_certificate_expiry_timestamp_seconds",
+        "When client certificates end, in seconds since 1970, of the 50 active configs whose end first.",
+    ),
     ("postrider_redis_memory_bytes", "Memory that Redis uses."),
     ("postrider_redis_memory_max_bytes", "Redis's maxmemory; 0 where it is not set."),
     ("postrider_redis_commands_per_second", "Commands that Redis processed in the last second."),
