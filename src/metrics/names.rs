@@ -70,7 +70,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_admin_auth_failures_total",
         "Requests to the admin API with a missing, malformed or unknown token.",
     ),
-    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
+    (
+        "postrider_admin_refused_total",
+        "Requests and connections to the admin API that a limit refused, by limit.",
+    ),
 ];
 
 /// Gauges: name and meaning.
