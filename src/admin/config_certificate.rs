@@ -7,6 +7,8 @@ use utoipa::ToSchema;
 
 use super::body::Mistakes;
 use super::config_body::{ConfigInput, HEADER_MASK};
+use super::described::Time;
+use crate::domain::clock::UnixMillis;
 use crate::domain::config::ClientCertificate;
 
 /// A config's `clientCertificate` as sent; a key that is the mask stands for the stored one.
@@ -26,6 +28,7 @@ enum KeyInput {
 
 /// A config's `clientCertificate` as answers show it.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 #[schema(as = ClientCertificate)]
 pub(super) struct ShownCertificate {
     /// The certificate and those that vouch for it, as PEM.
@@ -34,6 +37,10 @@ pub(super) struct ShownCertificate {
     /// Always masked.
     #[schema(value_type = String, examples("****"))]
     key: &'static str,
+    /// When the certificate ends, as it says itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Time, required = false)]
+    expires_at: Option<String>,
 }
 
 // === impl KeyInput ===
@@ -48,7 +55,11 @@ impl std::fmt::Debug for KeyInput {
 
 impl ShownCertificate {
     pub(super) fn of(pair: &ClientCertificate) -> Self {
-        Self { certificate: pair.certificate().to_owned(), key: HEADER_MASK }
+        Self {
+            certificate: pair.certificate().to_owned(),
+            key: HEADER_MASK,
+            expires_at: pair.expires_at().map(|at| at.to_string()),
+        }
     }
 }
 
@@ -78,7 +89,8 @@ pub(super) fn parse_certificate(
         }
     };
     let (certificate, key) = (text("certificate"), text("key"));
-    for name in fields.keys() {
+    // Answers show it, and it may come back.
+    for name in fields.keys().filter(|name| *name != "expiresAt") {
         mistakes.add(format_args!("{path}.clientCertificate.{name}"), "expected certificate and key alone");
     }
     let key = key?;
@@ -87,11 +99,13 @@ pub(super) fn parse_certificate(
 }
 
 /// What the field makes of the stored certificate. Left out, it stays; a masked key keeps the stored one, which must
-/// be that of the certificate that was sent.
+/// be that of the certificate that was sent. A certificate that has ended by `now` is refused, unless it is the stored
+/// one that comes back: then other fields of the config can still be changed.
 #[allow(clippy::option_option)] // Outside: it was wrong. Inside: the config has none.
 pub(super) fn client_certificate(
     input: &ConfigInput,
     stored: Option<&ClientCertificate>,
+    now: UnixMillis,
     mistakes: &mut Mistakes,
 ) -> Option<Option<ClientCertificate>> {
     let sent = match &input.client_certificate {
@@ -110,7 +124,14 @@ pub(super) fn client_certificate(
         }
     };
     match ClientCertificate::new(&sent.certificate, key) {
-        Ok(pair) => Some(Some(pair)),
+        Ok(pair) => {
+            if let Some(ended) = pair.expires_at().filter(|at| *at <= now && stored != Some(&pair)) {
+                let problem = format_args!("expected one that has not expired; this one ended {ended}");
+                mistakes.add(format_args!("{path}.certificate"), problem);
+                return None;
+            }
+            Some(Some(pair))
+        }
         Err((name, invalid)) => {
             mistakes.add(format_args!("{path}.{name}"), invalid.0);
             None

@@ -155,7 +155,7 @@ fn create(
         }
     };
     let headers = headers(input, &CustomHeaders::default(), mistakes);
-    let certificate = client_certificate(input, None, mistakes);
+    let certificate = client_certificate(input, None, now, mistakes);
     let config = Config {
         id,
         organisation: organisation.clone(),
@@ -206,7 +206,7 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
         after.entity_filters.clone_from(filters);
     }
     after.standard_webhooks = input.standard_webhooks.unwrap_or(before.standard_webhooks);
-    if let Some(certificate) = client_certificate(input, before.client_certificate.as_ref(), mistakes) {
+    if let Some(certificate) = client_certificate(input, before.client_certificate.as_ref(), now, mistakes) {
         after.client_certificate = certificate;
     }
     after.log_payloads = input.log_payloads.unwrap_or(before.log_payloads);

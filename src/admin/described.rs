@@ -84,6 +84,8 @@ pub(super) struct ClientCertificateInput {
     /// PEM: the certificate's key, not encrypted. The value `****` keeps the stored one.
     #[schema(max_length = 32_768)]
     key: String,
+    /// Ignored, so that what an answer showed can be sent back.
+    expires_at: Option<String>,
 }
 
 /// When deliveries are tried again.

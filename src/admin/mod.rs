@@ -41,6 +41,7 @@ pub mod logs;
 pub mod openapi;
 pub mod ops;
 mod page_headers;
+mod places;
 pub mod publish;
 pub mod publish_body;
 mod query;

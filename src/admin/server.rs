@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::metrics::Gauge;
 use axum::Router;
 use axum::extract::Extension;
 use hyper::Request;
@@ -16,16 +17,17 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::client_address::Peer;
 use super::connection::Unstalled;
+use super::places::{Place, Places};
 use super::tls::Certificates;
 use crate::domain::log_limit::limited;
+use crate::metrics;
 use crate::settings::admin::AdminSettings;
 
 /// Pause after a failed accept: mostly a want of file descriptors, which passes.
@@ -62,7 +64,7 @@ struct FromPeer {
 
 /// One open connection: its place, and its part of the gauge.
 struct Open {
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
     gauge: Option<Gauge>,
 }
 
@@ -82,14 +84,14 @@ pub async fn serve_as(
 ) {
     let router = router.layer(Extension(Stopping(shutdown.clone())));
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(serving.limits.connections_max as usize));
+    let places = Places::new(&serving.limits);
     let drain_timeout = serving.limits.drain_timeout;
     let connections = Connections::new(serving, router);
     // Those that are open when this function returns end with it.
     let mut tasks = JoinSet::new();
     loop {
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await.ok();
+            let place = places.one().await;
             (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
@@ -98,6 +100,10 @@ pub async fn serve_as(
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(place) = place.and_then(|place| places.give(place, peer.ip())) else {
+                    metrics::admin_refused("connections");
+                    continue;
+                };
                 let open = Open::new(place, connections.serving.connections.clone());
                 let (connections, watcher) = (connections.clone(), graceful.watcher());
                 while tasks.try_join_next().is_some() {}
@@ -176,7 +182,7 @@ impl Service<Request<Incoming>> for FromPeer {
 // === impl Open ===
 
 impl Open {
-    fn new(place: Option<OwnedSemaphorePermit>, gauge: Option<Gauge>) -> Self {
+    fn new(place: Place, gauge: Option<Gauge>) -> Self {
         gauge.iter().for_each(|gauge| gauge.increment(1.0));
         Self { _place: place, gauge }
     }

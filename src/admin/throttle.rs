@@ -143,7 +143,7 @@ fn forget_one(table: &mut HashMap<IpAddr, Failing>, now: Instant) {
 }
 
 /// Whose failures count together: an IPv4 address, or the /64 that one IPv6 host commonly has whole.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,

@@ -207,7 +207,9 @@ fn start_exporter(
     instance: &str,
 ) -> Result<Option<(SpanSink, Exporter)>, AppError> {
     let Some(url) = &settings.process.otlp_endpoint else { return Ok(None) };
-    let collector = Collector::new(url, egress.tls().clone()).map_err(|error| build("spans", error))?;
+    let headers = settings.process.otlp_headers.expose();
+    let collector =
+        Collector::new(url, headers, egress.tls().clone()).map_err(|error| build("spans", error))?;
     tracing::info!(collector = %url, "spans of sampled traces are exported");
     Ok(Some(Exporter::start(collector, instance)))
 }

@@ -104,6 +104,22 @@ pub(super) fn count(board: &Board, configs: &ConfigSet) {
             StoredConfig::Tombstone(_) => {}
         }
     }
+    board.whole_all("postrider_config_certificate_expiry_timestamp_seconds", certificates_that_end(configs));
     let states = [("active", active), ("paused", paused), ("disabled", disabled)];
     board.whole_all("postrider_configs", states.map(|(state, count)| (label("state", state), count as f64)));
+}
+
+/// When the client certificates end of the [`WORST`] active configs whose end first, in seconds since 1970.
+#[allow(clippy::cast_precision_loss)] // Seconds stay far below 2^52.
+fn certificates_that_end(configs: &ConfigSet) -> Vec<(String, f64)> {
+    let end = |stored: &Arc<StoredConfig>| match &**stored {
+        StoredConfig::Config(config) if config.active => {
+            Some((config.client_certificate.as_ref()?.expires_at()?, config.id))
+        }
+        _ => None,
+    };
+    let mut ends: Vec<(UnixMillis, ConfigId)> = configs.by_id.values().filter_map(end).collect();
+    ends.sort_unstable();
+    ends.truncate(WORST);
+    ends.into_iter().map(|(at, config)| (label("config", config), (at.0 / 1_000) as f64)).collect()
 }

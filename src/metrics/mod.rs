@@ -190,7 +190,7 @@ pub fn admin_unauthorized() {
 }
 
 /// Counts a request that a limit of the admin API refused: `address`, `bodies`, `body size`, `request time`,
-/// `requests`, `slow body`, `token rate`.
+/// `requests`, `slow body`, `token rate`; or a connection, `connections`.
 pub fn admin_refused(limit: &'static str) {
     counter!("postrider_admin_refused_total", "limit" => limit).increment(1);
 }

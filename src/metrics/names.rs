@@ -70,7 +70,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "postrider_admin_auth_failures_total",
         "Requests to the admin API with a missing, malformed or unknown token.",
     ),
-    ("postrider_admin_refused_total", "Requests to the admin API that a limit refused, by limit."),
+    (
+        "postrider_admin_refused_total",
+        "Requests and connections to the admin API that a limit refused, by limit.",
+    ),
 ];
 
 /// Gauges: name and meaning.
@@ -115,6 +118,10 @@ pub const GAUGES: &[(&str, &str)] = &[
         "95th percentile of the last 5 minutes' attempts, of the 50 slowest configs and of all others.",
     ),
     ("postrider_config_in_flight", "Attempts in flight, of the 50 configs with most and of all others."),
+    (
+        "postrider_config_certificate_expiry_timestamp_seconds",
+        "When client certificates end, in seconds since 1970, of the 50 active configs whose end first.",
+    ),
     ("postrider_redis_memory_bytes", "Memory that Redis uses."),
     ("postrider_redis_memory_max_bytes", "Redis's maxmemory; 0 where it is not set."),
     ("postrider_redis_commands_per_second", "Commands that Redis processed in the last second."),

@@ -24,6 +24,8 @@ pub struct AdminSettings {
     pub auth_failures_max: u32,
     /// Connections at once.
     pub connections_max: u32,
+    /// Of those, from one address that is no trusted proxy; 0 for any number.
+    pub connections_per_address: u32,
     /// Bytes of a request's line and headers.
     pub head_bytes_max: u64,
     /// Headers of a request.
@@ -57,6 +59,7 @@ impl Default for AdminSettings {
             rate_limit: 600,
             auth_failures_max: 10,
             connections_max: 1_024,
+            connections_per_address: 512,
             head_bytes_max: 32 * 1024,
             headers_max: 64,
             head_timeout: Duration::from_secs(30),

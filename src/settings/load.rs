@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::rules::{self, CONNECT_TIMEOUT_MIN};
 use super::table::{Setting, TABLE};
-use super::{Settings, egress};
+use super::{Settings, egress, otlp};
 
 /// Where values come from.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +80,9 @@ const OTHER_VARIABLES: [&str; 6] = [
     "POSTRIDER_RECEIVE_SECRET",
 ];
 
-/// The setting that has a variable of a standard beside its own.
+/// The settings that have a variable of a standard beside their own.
 const OTLP_ENDPOINT: &str = "otlp-endpoint";
+const OTLP_HEADERS: &str = "otlp-headers";
 
 // === impl Sources ===
 
@@ -103,6 +104,7 @@ impl Sources {
         }
         reading.environment();
         reading.flags();
+        reading.standard_headers();
         reading.derive();
         reading.rules();
         if reading.mistakes.is_empty() {
@@ -229,6 +231,24 @@ impl Reading<'_> {
             if let Some(text) = self.sources.flags.get(setting.name) {
                 self.take(setting, format!("flag --{}", setting.name), text, Origin::Flag);
             }
+        }
+    }
+
+    /// `OTEL_EXPORTER_OTLP_HEADERS`, where spans are exported: elsewhere it is nothing of ours. It holds secrets, so no
+    /// mistake shows it.
+    fn standard_headers(&mut self) {
+        const VARIABLE: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+        let given = self.origins.contains_key(OTLP_HEADERS) || self.mistaken.contains(&OTLP_HEADERS);
+        let text = self.sources.environment.get(VARIABLE).filter(|text| !text.is_empty());
+        let Some(text) = text.filter(|_| !given && self.settings.process.otlp_endpoint.is_some()) else {
+            return;
+        };
+        match otlp::headers::parse(text) {
+            Ok(headers) => {
+                self.settings.process.otlp_headers = headers;
+                self.origins.insert(OTLP_HEADERS, Origin::Environment);
+            }
+            Err(problem) => self.mistake(format!("environment {VARIABLE}"), problem, otlp::headers::EXPECTED),
         }
     }
 

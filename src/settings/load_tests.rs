@@ -170,3 +170,43 @@ fn the_standards_variable_names_a_collector_where_ours_does_not() {
     let mistakes = load(None, &[("POSTRIDER_OTLP_ENDPOINT", "collector:4317"), platform], &[]).unwrap_err();
     assert_eq!(mistakes.0.len(), 1, "{mistakes}");
 }
+
+#[test]
+fn the_standards_headers_are_taken_where_spans_are_exported_and_no_mistake_shows_them() {
+    const STANDARD: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+    let collector = ("POSTRIDER_OTLP_ENDPOINT", "http://collector:4318");
+    let names = |environment: &[(&str, &str)]| {
+        let loaded = load(None, environment, &[]).unwrap();
+        (Setting::named("otlp-headers").unwrap().show)(&loaded.settings)
+    };
+    let platform = (STANDARD, "authorization=Bearer%20hunter2");
+    assert_eq!(names(&[collector, platform]), "authorization=****");
+    assert_eq!(names(&[platform]), "none", "without a collector nothing of ours");
+    assert_eq!(names(&[(STANDARD, "hunter2")]), "none", "and no mistake of ours either");
+    assert_eq!(names(&[collector, platform, ("POSTRIDER_OTLP_HEADERS", "x-key=hunter2")]), "x-key=****");
+    assert_eq!(names(&[collector, platform, ("POSTRIDER_OTLP_HEADERS", "none")]), "none");
+    for name in [STANDARD, "POSTRIDER_OTLP_HEADERS"] {
+        let mistakes = load(None, &[collector, (name, "a=1,hunter2")], &[]).unwrap_err();
+        let text = mistakes.to_string();
+        let wanted = format!("environment {name}: pair 2 has no '='; expected name=value pairs");
+        assert!(mistakes.0.len() == 1 && text.contains(&wanted) && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn a_request_of_the_admin_api_may_take_longer_than_an_attempt() {
+    let of = |flags: &[(&'static str, &str)]| {
+        load(None, &[], flags).map(|loaded| loaded.settings.admin.request_timeout.as_secs())
+    };
+    assert_eq!(of(&[]).unwrap(), 60);
+    assert_eq!(of(&[("request-timeout", "55s")]).unwrap(), 65, "the default follows");
+    assert_eq!(of(&[("request-timeout", "2s"), ("admin-request-timeout", "12s")]).unwrap(), 12);
+    for (request, admin) in [("30s", "39s"), ("2s", "11999ms"), ("51s", "60s")] {
+        let mistakes = of(&[("request-timeout", request), ("admin-request-timeout", admin)]).unwrap_err();
+        let text = mistakes.to_string();
+        let wanted = format!(
+            "flag --admin-request-timeout: is {admin}; expected at least 10s over request-timeout, for a test waits"
+        );
+        assert!(mistakes.0.len() == 1 && text.contains(&wanted.replace("60s", "1m")), "{text}");
+    }
+}

@@ -12,6 +12,7 @@ pub mod health;
 pub mod keys;
 pub mod limits;
 pub mod load;
+pub mod otlp;
 pub mod process;
 pub mod redis;
 pub mod retention;

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::otlp::OtlpHeaders;
+
 /// What a replica does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
@@ -47,6 +49,8 @@ pub struct ProcessSettings {
     pub log_format: LogFormat,
     /// The collector of spans; `None` makes none.
     pub otlp_endpoint: Option<url::Url>,
+    /// Headers of what goes to it.
+    pub otlp_headers: OtlpHeaders,
 }
 
 impl Default for Roles {
@@ -67,6 +71,7 @@ impl Default for ProcessSettings {
             log_level: "info".into(),
             log_format: LogFormat::Auto,
             otlp_endpoint: None,
+            otlp_headers: OtlpHeaders::default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::limits::LimitSettings;
 use super::process::ProcessSettings;
 use super::redis::RedisSettings;
 use super::retention::RetentionSettings;
-use super::{Settings, addresses, egress, keys, text, words};
+use super::{Settings, addresses, egress, keys, otlp, text, words};
 
 /// One setting: its names, its text form, and why it exists.
 pub struct Setting {
@@ -141,6 +141,8 @@ table! {
             "auto writes text to a terminal and JSON lines elsewhere.";
         otlp_endpoint "otlp-endpoint" egress::otlp_endpoint Value Serve:
             "Where spans of events with a sampled traceparent go, as OTLP over HTTP. OTEL_EXPORTER_OTLP_ENDPOINT is taken where neither this nor its variable is given.";
+        otlp_headers "otlp-headers" otlp::headers List Serve:
+            "Headers of every export, for a collector that wants a key. OTEL_EXPORTER_OTLP_HEADERS is taken where neither this nor its variable is given. Give it in the environment; a flag shows in process lists.";
     }
     admin: AdminSettings {
         tls_cert "tls-cert" addresses::optional_file Value Serve:
@@ -159,6 +161,8 @@ table! {
             "Requests with a bad token that one address may make a minute before it is slowed; 0 for any number.";
         connections_max "admin-connections-max" text::count32 Value Serve:
             "Connections at once, each with a socket and buffers; further ones wait to be accepted.";
+        connections_per_address "admin-connections-per-address" text::count32 Value Serve:
+            "Connections at once from one address, so that one caller cannot take all places: half of them. Further ones are closed; trusted-proxy is not limited; 0 for any number.";
         head_bytes_max "admin-head-bytes-max" text::size Value Serve:
             "Bytes of a request's line and headers: long enough for any filter, small enough for every connection to hold.";
         headers_max "admin-headers-max" text::count32 Value Serve:

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -50,6 +50,8 @@ pub struct Collector {
     port: u16,
     authority: HeaderValue,
     path: http::Uri,
+    /// Sent with every export; their values are secrets.
+    headers: HeaderMap,
 }
 
 /// The running exporter.
@@ -82,11 +84,12 @@ struct Worker {
 // === impl Collector ===
 
 impl Collector {
-    /// The collector at a base URL; `tls` is used for https. `/v1/traces` is added unless the URL ends so.
+    /// The collector at a base URL; `tls` is used for https. `/v1/traces` is added unless the URL ends so. `headers` go
+    /// along with every export.
     ///
     /// # Errors
     /// When the URL has no host, or a part that HTTP cannot carry.
-    pub fn new(url: &Url, tls: TlsConnector) -> Result<Self, CollectorError> {
+    pub fn new(url: &Url, headers: &HeaderMap, tls: TlsConnector) -> Result<Self, CollectorError> {
         let wrong = || CollectorError(url.clone());
         let host = url.host_str().ok_or_else(wrong)?;
         let port = url.port_or_known_default().ok_or_else(wrong)?;
@@ -98,6 +101,7 @@ impl Collector {
             port,
             authority: HeaderValue::from_str(&format!("{host}:{port}")).map_err(|_| wrong())?,
             path: path.parse().map_err(|_| wrong())?,
+            headers: headers.clone(),
         })
     }
 
@@ -126,9 +130,10 @@ impl Collector {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.path.clone();
         let headers = request.headers_mut();
-        headers.insert(HOST, self.authority.clone());
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION"))));
+        headers.extend(self.headers.clone());
+        headers.insert(HOST, self.authority.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let answer = sender.send_request(request).await.map_err(for_now)?;
         let status = answer.status();

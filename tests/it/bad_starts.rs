@@ -63,6 +63,31 @@ fn a_port_in_use_is_named_with_its_setting_before_anything_else_is_done() {
     assert!(keys.is_empty(), "{keys:?}");
 }
 
+#[test]
+fn a_request_of_the_admin_api_may_not_be_given_less_time_than_an_attempt() {
+    let space = TestSpace::new();
+    let at = ["--redis-url", &space.url, "--namespace", &space.namespace];
+    let flags = ["--request-timeout", "30s", "--admin-request-timeout", "39s"];
+    let (code, said) = refused(&[&at[..], &flags].concat());
+    assert_eq!(code, 64, "{said}");
+    let wanted = "flag --admin-request-timeout: is 39s; expected at least 10s over request-timeout";
+    assert!(said.contains("1 mistake in the settings") && said.contains(wanted), "{said}");
+}
+
+#[test]
+fn headers_for_a_collector_that_cannot_be_read_are_refused_without_being_shown() {
+    let space = TestSpace::new();
+    let at = ["--redis-url", &space.url, "--namespace", &space.namespace];
+    let flags = ["--otlp-endpoint", "http://127.0.0.1:4318"];
+    let mut command = serve(&[&at[..], &flags].concat());
+    let output = command.env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=%zzhunter2").output().unwrap();
+    let (code, said) = (code(&output), err(&output));
+    assert_eq!(code, 64, "{said}");
+    let wanted =
+        "environment OTEL_EXPORTER_OTLP_HEADERS: the value of pair 1 has a % that is no percent-encoding";
+    assert!(said.contains(wanted) && !said.contains("hunter2"), "{said}");
+}
+
 /// Ends a server as an operator would, so that its embedded Redis ends too.
 struct Running(Child);
 

@@ -311,3 +311,43 @@ fn a_test_whose_result_takes_longer_than_the_wait_names_its_delivery() {
         status == 200 && detail["status"] == "delivered"
     });
 }
+
+#[test]
+fn a_test_of_an_endpoint_that_hangs_tells_of_the_timeout_and_the_delivery_goes_on() {
+    let stage = stage(&["--request-timeout", "1s", "--retry-schedule", "1s"]);
+    let config = stage.config("/a", json!({}), |arrival| {
+        if arrival.nth == 1 { Reply::ok().after(Duration::from_secs(20)) } else { Reply::ok() }
+    });
+    let (status, tested) = stage.post(&format!("/configs/{}/test", config.id), None);
+    assert_eq!((status, &tested["status"], &tested["attempts"]), (200, &json!("retrying"), &json!(1)));
+    assert!(tested["responseStatus"].is_null() && tested["nextAttemptAt"].is_string(), "{tested}");
+    assert!(tested["error"].as_str().unwrap().contains("timeout"), "{tested}");
+    assert!(tested["durationMs"].as_u64().unwrap() >= 1_000, "{tested}");
+    wait_for("the second attempt to be told", || {
+        let detail = stage.delivery(&tested["deliveryId"]);
+        detail["status"] == "delivered" && detail["attempts"] == 2
+    });
+    assert_eq!(stage.arrivals.at("/a").len(), 2);
+}
+
+#[test]
+fn a_test_never_waits_as_long_as_a_request_may_take_and_its_delivery_goes_on() {
+    // 11 s for a request: a test waits for 8 of them at most, whatever it asks for.
+    let stage = stage(&["--request-timeout", "1s", "--admin-request-timeout", "11s"]);
+    let config = stage.config("/a", json!({}), |_| Reply::ok());
+    stage.change(&config.id, json!({ "rateLimit": { "perSecond": 1, "burst": 1 } }));
+    stage.config("/b", json!({}), |_| Reply::ok());
+    stage.add_many(15);
+    // Once it waits behind others, it has to go on waiting.
+    wait_for("the endpoint to be at its rate", || {
+        let waiting = stage.log_count(&config, "pending");
+        waiting > 0 && stage.arrivals.at("/a").len() >= 2
+    });
+    let begun = std::time::Instant::now();
+    let (status, tested) = stage.post(&format!("/configs/{}/test?wait=60", config.id), None);
+    let took = begun.elapsed();
+    assert_eq!((status, &tested["status"], &tested["attempts"]), (202, &json!("pending"), &json!(0)));
+    assert!(took >= Duration::from_millis(7_900) && took < Duration::from_millis(10_900), "{took:?}");
+    wait_for("the delivery to end", || stage.delivery(&tested["deliveryId"])["status"] == "delivered");
+    assert_eq!(stage.delivery(&tested["deliveryId"])["attempts"], 1);
+}

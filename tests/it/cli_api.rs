@@ -14,7 +14,7 @@ use crate::stage::{EVENT, Put, Stage};
 use crate::support::{TestSpace, signal, wait_for};
 
 /// A command that goes on; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
@@ -26,8 +26,16 @@ impl Running {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
 
+    /// Waits for its end: its exit code, what is left of its stdout, and its stderr.
+    pub(crate) fn finish(mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut said) = (String::new(), String::new());
+        self.lines.read_to_string(&mut out).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), out, said)
+    }
+
     /// Ctrl-C; what it said on stderr.
-    fn interrupt(mut self) -> (Option<i32>, String) {
+    pub(crate) fn interrupt(mut self) -> (Option<i32>, String) {
         signal(self.child.id(), "INT");
         let mut said = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -42,30 +50,30 @@ impl Drop for Running {
     }
 }
 
-fn command(url: &str, token: &str, words: &[&str]) -> Command {
+pub(crate) fn command(url: &str, token: &str, words: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(words).env("POSTRIDER_URL", url).env("POSTRIDER_TOKEN", token).stdin(Stdio::null());
     command.env_remove("POSTRIDER_ORGANISATION").env_remove("POSTRIDER_RECEIVE_SECRET");
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 impl Stage {
-    fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         command(&self.serve().url(), &self.token, words).output().unwrap()
     }
 
     /// A success; its stdout.
-    fn says(&self, words: &[&str]) -> String {
+    pub(crate) fn says(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert_eq!(output.status.code(), Some(0), "{words:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn json(&self, words: &[&str]) -> Value {
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
         let said = self.says(&[words, &["--output", "json"]].concat());
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{words:?}: {said:?}: {error}"))
     }
@@ -77,7 +85,7 @@ impl Stage {
         text(&output.stderr)
     }
 
-    fn begin(&self, words: &[&str]) -> Running {
+    pub(crate) fn begin(&self, words: &[&str]) -> Running {
         let mut command = command(&self.serve().url(), &self.token, words);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());

@@ -220,6 +220,117 @@ async fn connections_over_the_limit_wait_for_their_turn() {
     assert!(one_answer(&mut second).await.starts_with("HTTP/1.1 404"));
 }
 
+/// What a new connection from a loopback address is answered; nothing where it is closed.
+async fn asked_from(from: &str, server: SocketAddr) -> (TcpStream, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let mut stream = socket.connect(server).await.unwrap();
+    // One that is closed already may not even take the request.
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut head = [0; 12];
+    let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut head)).await.expect("in time");
+    let answer = if read.is_ok() { String::from_utf8_lossy(&head).into_owned() } else { String::new() };
+    (stream, answer)
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections_and_others_are_served_beside_it() {
+    const SERVED: &str = "HTTP/1.1 404";
+    let limited = |admin: &mut AdminSettings| admin.connections_per_address = 2;
+    let greedy = server(limited).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let (stream, answer) = asked_from("127.0.0.2", greedy.address).await;
+        assert_eq!(answer, SERVED);
+        open.push(stream);
+    }
+    for _ in 0..3 {
+        assert_eq!(asked_from("127.0.0.2", greedy.address).await.1, "", "a third one is closed");
+    }
+    let (_other, answer) = asked_from("127.0.0.3", greedy.address).await;
+    assert_eq!(answer, SERVED, "another address is not charged for it");
+    drop(open.pop());
+    eventually("the place to be given back", async || {
+        asked_from("127.0.0.2", greedy.address).await.1 == SERVED
+    })
+    .await;
+
+    // Everybody behind a trusted proxy comes from one address.
+    let proxied = server(|admin| {
+        limited(admin);
+        admin.trusted_proxies = vec!["127.0.0.2/32".parse().unwrap()];
+    })
+    .await;
+    let unlimited = server(|admin| admin.connections_per_address = 0).await;
+    for server in [&proxied, &unlimited] {
+        let mut open = Vec::new();
+        for _ in 0..5 {
+            let (stream, answer) = asked_from("127.0.0.2", server.address).await;
+            assert_eq!(answer, SERVED);
+            open.push(stream);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_counts_the_connections_that_it_sends_away() {
+    let space = TestSpace::new();
+    let serve = tokio::task::block_in_place(|| {
+        let extra = ["--workers", "1", "--admin-connections-per-address", "1"];
+        Serve::start(&space.url, &space.namespace, &extra)
+    });
+    let sent_away = || {
+        tokio::task::block_in_place(|| serve.sample("postrider_admin_refused_total", "limit=\"connections\""))
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], serve.admin_port()));
+    assert!(sent_away().abs() < 0.5);
+    let (first, answer) = asked_from("127.0.0.2", address).await;
+    assert_eq!(answer, "HTTP/1.1 404");
+    assert_eq!(asked_from("127.0.0.2", address).await.1, "");
+    assert!((sent_away() - 1.0).abs() < 0.5, "{}", sent_away());
+    let open = tokio::task::block_in_place(|| serve.metric("postrider_admin_connections"));
+    assert!((open - 1.0).abs() < 0.5, "what was sent away is not open: {open}");
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_ends_a_request_that_takes_too_long() {
+    let space = TestSpace::new();
+    let flags = ["--workers", "1", "--request-timeout", "10ms", "--admin-request-timeout", "10010ms"];
+    let serve = tokio::task::block_in_place(|| Serve::start(&space.url, &space.namespace, &flags));
+    let token = tokio::task::block_in_place(|| create_token(&space.url, &space.namespace));
+    let address = SocketAddr::from(([127, 0, 0, 1], serve.admin_port()));
+    let mut slow = connect(address).await;
+    let begun = Instant::now();
+    slow.write_all(put_head(&token, 100_000).as_bytes()).await.unwrap();
+    // Fast enough for the limit on a body's pace (1 KiB a second), and far too slow to be there in time.
+    let (mut reader, mut writer) = slow.into_split();
+    let dripping = tokio::spawn(async move {
+        while writer.write_all(&[b' '; 200]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut answer = String::new();
+    let reading = async {
+        let mut part = [0; 4096];
+        while !answer.contains("GATEWAY_TIMEOUT") {
+            match reader.read(&mut part).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => answer.push_str(&String::from_utf8_lossy(&part[..count])),
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.expect("an end in time");
+    let took = begun.elapsed();
+    assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("not finished within 10.01 s"), "{answer}");
+    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(14), "{took:?}");
+    drop(reader);
+    dripping.await.unwrap();
+    let refused =
+        tokio::task::block_in_place(|| serve.sample("admin_refused_total", "limit=\"request time\""));
+    assert!((refused - 1.0).abs() < 0.5, "{refused}");
+}
+
 #[tokio::test]
 async fn who_takes_nothing_of_an_answer_is_given_up() {
     let server = server(|admin| admin.write_timeout = Duration::from_millis(300)).await;

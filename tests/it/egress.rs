@@ -83,10 +83,71 @@ fn a_client_certificate_is_taken_shown_without_its_key_and_taken_away() {
         "the key lies sealed: {stored}"
     );
     let before = serve.get(&stage.token, "/configs")[0].clone();
+    assert!(before["clientCertificate"]["expiresAt"].is_string(), "{before}");
     let (status, same) = serve.request(Method::PUT, &stage.token, "/configs", Some(&before));
     assert_eq!((status, &same["updatedAt"]), (200, &before["updatedAt"]), "what GET shows may come back");
     let (status, without) = put(serde_json::Value::Null);
     assert_eq!((status, without.get("clientCertificate")), (200, None));
+}
+
+#[test]
+fn the_end_of_a_client_certificate_is_shown_and_counted_down_and_an_expired_one_is_refused() {
+    let space = TestSpace::new();
+    let mut stage = Stage::on(&space.url, &space.namespace, &[]);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let ending = |year| {
+        let mut params =
+            rcgen::CertificateParams::new(vec!["client.example".to_owned()]).expect("parameters");
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 2, 3);
+        params.self_signed(&key).expect("a certificate").pem()
+    };
+    let pair = |year| json!({ "certificate": ending(year), "key": key.serialize_pem() });
+    let body = |pair: serde_json::Value| json!([{ "url": "https://a.example/hook", "events": ["reward.earned"], "clientCertificate": pair }]);
+    let put = |stage: &Stage, body: &serde_json::Value| {
+        stage.serve().request(Method::PUT, &stage.token, "/configs", Some(body))
+    };
+    let (status, answer) = put(&stage, &body(pair(2002)));
+    assert_eq!(status, 400, "{answer}");
+    let told = answer["message"].as_str().expect("text");
+    let wanted = "body[0].clientCertificate.certificate: expected one that has not expired; this one ended 2002-02-03T00:00:00.000Z";
+    assert!(told.contains(wanted), "{told}");
+    assert_eq!(stage.serve().get(&stage.token, "/configs"), json!([]), "nothing was made");
+
+    let (status, made) = put(&stage, &body(pair(2048)));
+    assert_eq!(
+        (status, &made[0]["clientCertificate"]["expiresAt"]),
+        (200, &json!("2048-02-03T00:00:00.000Z")),
+        "{made}"
+    );
+    let id = made[0]["id"].as_str().expect("an id");
+    let gauge = "postrider_config_certificate_expiry_timestamp_seconds";
+    let is = |shown: f64, wanted: f64| (shown - wanted).abs() < 0.5;
+    wait_for("the end to be in the metrics", || {
+        is(stage.serve().sample(gauge, &format!("config=\"{id}\"")), 2_464_300_800.0)
+    });
+
+    // One that has expired since it was stored, as whoever stored it would find it.
+    let configs = format!("{}:{{control}}:configs", stage.namespace);
+    let stored: String = stage.redis(&["HGET", &configs, id]);
+    let mut stored: serde_json::Value = serde_json::from_str(&stored).expect("JSON");
+    stored["clientCertificate"]["certificate"] = json!(ending(2002));
+    assert!(stage.take_serve().terminate().success());
+    stage.redis::<()>(&["HSET", &configs, id, &stored.to_string()]);
+    stage.start_serve(&[]);
+    let mut shown = stage.serve().get(&stage.token, &format!("/configs/{id}"));
+    assert_eq!(shown["clientCertificate"]["expiresAt"], "2002-02-03T00:00:00.000Z");
+    shown["maxRetries"] = json!(1);
+    let (status, changed) = put(&stage, &shown);
+    assert_eq!((status, &changed["maxRetries"]), (200, &json!(1)), "other fields can be changed: {changed}");
+    let again = json!({ "certificate": ending(2003), "key": "****" });
+    shown["clientCertificate"] = again;
+    assert_eq!(put(&stage, &shown).0, 400, "another expired one is refused");
+    assert_eq!(
+        stage.serve().request(Method::POST, &stage.token, &format!("/configs/{id}/pause"), None).0,
+        200
+    );
+    wait_for("a paused config to be left out", || is(stage.serve().metric(gauge), 0.0));
 }
 
 #[test]

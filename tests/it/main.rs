@@ -15,6 +15,7 @@ mod by_hand_script;
 mod cli;
 mod cli_api;
 mod cli_http;
+mod cli_jobs;
 mod config_by_id;
 mod control_scripts;
 mod crash;

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::arrivals::Reply;
+use crate::serving::Serve;
 use crate::stage::{EVENT, Stage};
 use crate::support::{TestSpace, free_port, wait_for};
 
@@ -26,6 +27,8 @@ fn traceparent(flags: &str) -> String {
 struct Collector {
     port: u16,
     bodies: Arc<Mutex<Vec<Value>>>,
+    /// Of each request, as its body in `bodies`.
+    heads: Arc<Mutex<Vec<http::HeaderMap>>>,
     runtime: Option<Runtime>,
 }
 
@@ -44,18 +47,20 @@ impl Collector {
         let listener = runtime.block_on(TcpListener::bind(address)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let bodies = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&bodies);
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (shared, shared_heads) = (Arc::clone(&bodies), Arc::clone(&heads));
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let bodies = Arc::clone(&shared);
+                let (bodies, heads) = (Arc::clone(&shared), Arc::clone(&shared_heads));
                 let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let bodies = Arc::clone(&bodies);
+                    let (bodies, heads) = (Arc::clone(&bodies), Arc::clone(&heads));
                     async move {
                         assert_eq!(
                             (request.method(), request.uri().path()),
                             (&http::Method::POST, "/v1/traces")
                         );
                         assert_eq!(request.headers()["content-type"], "application/json");
+                        heads.lock().expect("heads").push(request.headers().clone());
                         let body = request.into_body().collect().await.expect("a body").to_bytes();
                         bodies.lock().expect("bodies").push(serde_json::from_slice(&body).expect("JSON"));
                         Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(
@@ -69,7 +74,7 @@ impl Collector {
                 );
             }
         });
-        Self { port, bodies, runtime: Some(runtime) }
+        Self { port, bodies, heads, runtime: Some(runtime) }
     }
 
     fn url(&self) -> String {
@@ -229,6 +234,39 @@ fn a_collector_that_is_away_slows_nothing_and_floods_no_log() {
     assert!(status.success(), "{status}");
     let about: Vec<&str> = log.lines().filter(|line| line.contains("the collector")).collect();
     assert_eq!(about.len(), 2, "away, and back: {about:?}");
+}
+
+#[test]
+fn the_standards_headers_go_with_every_export_and_into_no_log() {
+    let collector = Collector::start();
+    let space = TestSpace::new();
+    let url = collector.url();
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2%2C%3D, x-tenant=7,user-agent=mine"),
+    ];
+    let flags = ["--log-level", "trace", "--workers", "1"];
+    let serve = Serve::start_with(&space.url, &space.namespace, &flags, &environment);
+    let mut stage = Stage::with(serve, &space.url, &space.url, &space.namespace);
+    let config = stage.config("/a", json!({}), |_| Reply::ok());
+    for number in 1..=2 {
+        stage.add(&[("traceparent", &traceparent("01")), ("nonce", &format!("n-{number}"))]);
+        stage.wait_arrived(&config, number);
+        collector.wait_spans("attempt", number);
+    }
+    let heads = collector.heads.lock().expect("heads").clone();
+    assert!(heads.len() >= 2, "each in an export of its own: {heads:?}");
+    for head in &heads {
+        assert_eq!(head["authorization"], "Bearer hunter2,=");
+        assert_eq!(
+            (&head["x-tenant"], &head["user-agent"]),
+            (&"7".parse().unwrap(), &"mine".parse().unwrap())
+        );
+        assert_eq!(head["host"], format!("127.0.0.1:{}", collector.port));
+    }
+    let (log, status) = stage.take_serve().terminate_and_read();
+    assert!(status.success(), "{status}");
+    assert!(log.contains("spans of sampled traces are exported") && !log.contains("hunter2"), "{log}");
 }
 
 #[test]
