@@ -132,7 +132,11 @@ async fn a_replay_hides_nothing_of_the_event_that_it_brought_again() {
             let _: () = redis::Commands::set(&mut world.raw, &key, &original).unwrap();
         }
         let answer = traced(&world, "nonce=order-1").await;
-        assert_eq!((&answer["state"], &answer["event"]["id"]), (&json!("routed"), &json!(original)), "{answer}");
+        assert_eq!(
+            (&answer["state"], &answer["event"]["id"]),
+            (&json!("routed"), &json!(original)),
+            "{answer}"
+        );
         assert_eq!(shown(&answer), [of_event.to_string(), of_replay.to_string()]);
         assert_eq!(answer["withoutDelivery"], json!([]), "{answer}");
     }
