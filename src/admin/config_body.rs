@@ -25,6 +25,11 @@ pub const HEADER_MASK: &str = "****";
 pub const SECRET_MASK: &str = "whsec_****";
 /// Most configs of one organisation, deleted ones not counted.
 pub const CONFIGS_MAX: usize = 1_000;
+/// Most bytes that an organisation's configs take together as they are stored, before they are sealed: as much as a
+/// request that sends all of them. Every replica holds every config, several times as large.
+pub const CONFIGS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Deleted configs of an organisation that are still known (for 30 days), from which on it makes no more.
+pub const DELETED_MAX: usize = 10_000;
 
 /// How the configs came, and so how they are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
