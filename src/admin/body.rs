@@ -1,7 +1,7 @@
 //! Bodies of requests and how their mistakes are told.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,15 +15,24 @@ use super::error::ApiError;
 
 /// What a caller is told to wait when the bodies of all requests are too large together.
 const RETRY_AFTER_CROWDED: Duration = Duration::from_secs(1);
-/// Mistakes that one answer tells.
-const MISTAKES_SHOWN: usize = 20;
+/// Mistakes that one answer tells; more are only counted.
+const MISTAKES_SHOWN: usize = 100;
+/// Bytes to which a path, and what is wrong there, are cut: both hold names out of the body, and a long name over
+/// many wrong values would fill the memory.
+const MISTAKE_BYTES_MAX: usize = 512;
 /// Names that `X-Postrider-Ignored` lists, and the length to which each is cut.
 const IGNORED_SHOWN: usize = 32;
 const IGNORED_NAME_MAX: usize = 64;
 
-/// Every mistake of one body, each with its path.
+/// The mistakes of one body, each with its path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mistakes(Vec<String>);
+pub struct Mistakes {
+    told: Vec<String>,
+    more: usize,
+}
+
+/// The beginning of a text; what comes behind it is not even formatted.
+struct Beginning(String);
 
 /// Names of fields that nobody knows; told in a header, otherwise ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +74,11 @@ pub(super) fn whole_number(value: &Value) -> Option<u64> {
 impl Mistakes {
     /// Adds one.
     pub fn add(&mut self, path: impl fmt::Display, problem: impl fmt::Display) {
-        self.0.push(format!("{path}: {problem}"));
+        if self.told.len() == MISTAKES_SHOWN {
+            self.more = self.more.saturating_add(1);
+            return;
+        }
+        self.told.push(format!("{}: {}", cut(path), cut(problem)));
     }
 
     /// Adds one where there is an error, and gives the value where there is none.
@@ -76,15 +89,31 @@ impl Mistakes {
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
+    }
+}
+
+/// The text, or its first [`MISTAKE_BYTES_MAX`] bytes and three dots.
+fn cut(text: impl fmt::Display) -> String {
+    let mut beginning = Beginning(String::new());
+    if write!(beginning, "{text}").is_err() {
+        beginning.0.push_str("...");
+    }
+    beginning.0
+}
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MISTAKE_BYTES_MAX - self.0.len();
+        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        if text.len() <= room { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.iter().take(MISTAKES_SHOWN).map(String::as_str).collect::<Vec<_>>();
-        f.write_str(&shown.join("; "))?;
-        match self.0.len().saturating_sub(MISTAKES_SHOWN) {
+        f.write_str(&self.told.join("; "))?;
+        match self.more {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
@@ -121,6 +150,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn many_mistakes_under_a_long_name_take_no_more_room_than_a_few() {
+        let name = "\u{fe}".repeat(1 << 20);
+        let mut mistakes = Mistakes::default();
+        for index in 0..100_000 {
+            mistakes.add(format_args!("body.{name}[{index}]"), format_args!("'{name}' is wrong"));
+        }
+        let told = mistakes.to_string();
+        assert!(told.starts_with("body.\u{fe}") && told.ends_with("; and 99900 more"), "{}", told.len());
+        assert!(told.len() < 120_000, "{}", told.len());
+        let mut one = Mistakes::default();
+        one.add("body.url", "missing");
+        assert_eq!(one.to_string(), "body.url: missing");
+    }
 
     #[test]
     fn a_whole_number_may_be_written_as_a_fraction_of_nothing() {

@@ -25,6 +25,11 @@ pub const HEADER_MASK: &str = "****";
 pub const SECRET_MASK: &str = "whsec_****";
 /// Most configs of one organisation, deleted ones not counted.
 pub const CONFIGS_MAX: usize = 1_000;
+/// Most bytes that an organisation's configs take together as they are stored, before they are sealed: as much as a
+/// request that sends all of them. Every replica holds every config, several times as large.
+pub const CONFIGS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Deleted configs of an organisation that are still known (for 30 days), from which on it makes no more.
+pub const DELETED_MAX: usize = 10_000;
 
 /// How the configs came, and so how they are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,8 +269,14 @@ fn parse_headers(path: &str, value: Value, mistakes: &mut Mistakes) -> Option<BT
         headers.insert(name, text);
     }
     // The mask is a value that HTTP can carry, so it passes here and is resolved against the stored ones.
-    let checked = mistakes.keep(place, CustomHeaders::new(headers.clone()));
-    (!wrong && checked.is_some()).then_some(headers)
+    for (name, problem) in CustomHeaders::mistakes(&headers) {
+        wrong = true;
+        match name {
+            Some(name) => mistakes.add(format_args!("{place}.{name}"), problem),
+            None => mistakes.add(&place, problem),
+        }
+    }
+    (!wrong).then_some(headers)
 }
 
 #[cfg(test)]
@@ -292,8 +303,8 @@ mod tests {
     fn every_mistake_is_told_with_its_path() {
         let error = parse(
             r#"[{"url":"http://a","events":[]},7,{"url":"https://a","events":["A",1],"active":true,"isEnabled":false,
-                "maxRetries":11,"headers":{"Host":"x","N":1},"id":"x","secret":"","httpMethod":"GET",
-                "clientCertificate":{"certificate":7},"entityFilters":{"a":[1]},"bodyFormat":"xml","standardWebhooks":1,"logPayloads":"no","rateLimit":1}]"#,
+                "maxRetries":11,"headers":{"Host":"x","N":1,"X-Nudj-A":"y"},"id":"x","secret":"","httpMethod":"GET",
+                "clientCertificate":{"certificate":7},"entityFilters":{"a":[1],"b":[],"c":[""]},"bodyFormat":"xml","standardWebhooks":1,"logPayloads":"no","rateLimit":1}]"#,
         )
         .unwrap_err();
         for wanted in [
@@ -304,12 +315,15 @@ mod tests {
             "body[2].events[1]: ",
             "body[2].active: ",
             "body[2].maxRetries: ",
-            "body[2].headers: 'Host'",
+            "body[2].headers.Host: this header is set by Postrider",
+            "body[2].headers.X-Nudj-A: this header is set by Postrider",
             "body[2].headers.N: ",
             "body[2].id: ",
             "body[2].secret: ",
             "body[2].httpMethod: ",
             "body[2].entityFilters.a[0]: ",
+            "body[2].entityFilters.b: expected at least one id",
+            "body[2].entityFilters.c: expected ids of 1 to 256 bytes",
             "body[2].bodyFormat: ",
             "body[2].standardWebhooks: ",
             "body[2].logPayloads: ",

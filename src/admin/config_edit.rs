@@ -1,10 +1,12 @@
 //! What a body makes of an organisation's configs: matching, keeping what was left out, and the limits that
 //! concern the whole set. Pure: Redis compares and sets what comes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::body::Mistakes;
-use super::config_body::{CONFIGS_MAX, ConfigBody, ConfigInput, HEADER_MASK, SecretInput, Shape};
+use super::config_body::{
+    CONFIGS_BYTES_MAX, CONFIGS_MAX, ConfigBody, ConfigInput, DELETED_MAX, HEADER_MASK, SecretInput, Shape,
+};
 use super::config_certificate::client_certificate;
 use crate::domain::clock::UnixMillis;
 use crate::domain::config::{Config, CustomHeaders, MAX_RETRIES_DEFAULT, StoredConfig, Tombstone};
@@ -29,14 +31,15 @@ pub enum Refusal {
     Invalid(Mistakes),
     /// 404: an id that the organisation does not have.
     NotFound(String),
-    /// 409: two configs would share a URL.
+    /// 409: two configs would share a URL, or too many were deleted of late.
     Conflict(String),
     /// Every config number is used up.
     Exhausted,
 }
 
 /// Applies a body. An item matches the stored config with its `id`, else the one with its `url` that no other
-/// item names by id; what it leaves out keeps the stored value, or takes the default on a new config.
+/// item names by id; what it leaves out keeps the stored value, or takes the default on a new config. `known_deleted` is how
+/// many deleted configs of the organisation are still known.
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -44,6 +47,7 @@ pub fn apply(
     body: &ConfigBody,
     organisation: &OrganisationId,
     stored: &[Config],
+    known_deleted: usize,
     ids: &mut NewIds,
     now: UnixMillis,
 ) -> Result<Edit<Vec<Resulting>>, Refusal> {
@@ -84,6 +88,8 @@ pub fn apply(
             }));
         }
     }
+    check_deleted(created, known_deleted)?;
+    check_bytes(stored, &writes)?;
     let what = format!("configs: {created} created, {changed} changed, {deleted} deleted");
     Ok(Edit { writes, what, answer: results })
 }
@@ -135,6 +141,37 @@ fn check_single(body: &ConfigBody, stored: &[Config], results: &[Resulting]) -> 
         }
     }
     Ok(())
+}
+
+/// Whoever makes and deletes configs without end fills the store with those that are still known.
+fn check_deleted(created: usize, deleted: usize) -> Result<(), Refusal> {
+    if created == 0 || deleted < DELETED_MAX {
+        return Ok(());
+    }
+    let problem = "deleted configs of this organisation are still known, each for 30 days; change a config instead of \
+                   making another";
+    Err(Refusal::Conflict(format!("body: {deleted} {problem}")))
+}
+
+/// All configs of an organisation together have a limit in bytes, by which no change may grow them.
+fn check_bytes(stored: &[Config], writes: &[StoredConfig]) -> Result<(), Refusal> {
+    let bytes = |config: &Config| serde_json::to_vec(config).map_or(0, |json| json.len());
+    let before: usize = stored.iter().map(bytes).sum();
+    let ids: HashSet<ConfigId> = writes.iter().map(StoredConfig::id).collect();
+    let kept: usize = stored.iter().filter(|config| !ids.contains(&config.id)).map(bytes).sum();
+    let written = writes.iter().map(|write| match write {
+        StoredConfig::Config(config) => bytes(config),
+        StoredConfig::Tombstone(_) => 0,
+    });
+    let after = kept + written.sum::<usize>();
+    if after <= CONFIGS_BYTES_MAX.max(before) {
+        return Ok(());
+    }
+    let mut mistakes = Mistakes::default();
+    let problem =
+        format!("all configs of an organisation take at most {CONFIGS_BYTES_MAX} bytes; these, {after}");
+    mistakes.add("body", problem);
+    Err(Refusal::Invalid(mistakes))
 }
 
 fn create(

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::body::Mistakes;
-use crate::domain::config::{EVENTS_MAX, EntityFilters, EventType, Subscription};
-use crate::domain::vocabulary::{is_same_event, other_name};
+use crate::domain::config::{ENTITY_IDS_MAX, EVENTS_MAX, EntityFilters, EventType, Subscription};
+use crate::domain::vocabulary::other_name;
 
 /// `events`: types and wildcards, without repetitions.
 pub(super) fn parse_events(
@@ -56,6 +56,10 @@ pub(super) fn parse_entity_filters(
         mistakes.add(place, "expected an object of event types and arrays of entity ids");
         return None;
     };
+    if fields.len() > ENTITY_IDS_MAX {
+        mistakes.add(place, format_args!("expected at most {ENTITY_IDS_MAX} ids in all"));
+        return None;
+    }
     let mut filters = BTreeMap::new();
     let mut wrong = false;
     for (name, value) in fields {
@@ -86,7 +90,9 @@ fn filtered_type(
     if events.is_some_and(|events| !events.iter().any(is_covered)) {
         return Err("this event type is not among 'events'".to_owned());
     }
-    match others.keys().find(|other| is_same_event(other.as_str(), name)) {
+    // An object has a name once, so only the other name of the event can be there already.
+    let other = other_name(name).and_then(|other| EventType::new(other).ok());
+    match other.filter(|other| others.contains_key(other)) {
         Some(other) => Err(format!("names the same event as '{other}'; send one of them")),
         None => Ok(event),
     }
@@ -107,7 +113,10 @@ fn parse_ids(place: &str, value: Value, mistakes: &mut Mistakes) -> Option<Vec<S
             wrong = true;
         }
     }
-    (!wrong).then_some(ids)
+    if wrong {
+        return None;
+    }
+    mistakes.keep(place, EntityFilters::check_ids(&ids)).map(|()| ids)
 }
 
 #[cfg(test)]
@@ -148,8 +157,8 @@ mod tests {
             (json!({"Reward": ["r"]}), "body.entityFilters.Reward: "),
             (json!({"reward.earned": "r"}), "body.entityFilters.reward.earned: expected an array"),
             (json!({"reward.earned": ["r", 1]}), "body.entityFilters.reward.earned[1]: "),
-            (json!({"reward.earned": []}), "body.entityFilters: 'reward.earned': expected at least one id"),
-            (json!({"reward.earned": [""]}), "body.entityFilters: 'reward.earned': expected ids of"),
+            (json!({"reward.earned": []}), "body.entityFilters.reward.earned: expected at least one id"),
+            (json!({"reward.earned": [""]}), "body.entityFilters.reward.earned: expected ids of"),
             (
                 json!({"reward-claim": ["r"], "reward.claimed": ["s"]}),
                 "body.entityFilters.reward.claimed: names the same event as 'reward-claim'",
@@ -158,6 +167,20 @@ mod tests {
             let error = filters(&["reward.earned", "reward.claimed"], value.clone()).unwrap_err();
             assert!(error.contains(wanted), "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn as_many_filters_as_a_body_holds_are_looked_through_at_once() {
+        let of = |number| {
+            let all = (0..number).map(|n| (format!("reward.e{n}"), json!(["r"]))).collect();
+            let begun = std::time::Instant::now();
+            (filters(&["*"], Value::Object(all)).map(|filters| filters.as_map().len()), begun.elapsed())
+        };
+        let (kept, _) = of(ENTITY_IDS_MAX);
+        assert_eq!(kept, Ok(ENTITY_IDS_MAX));
+        // Each against each other would take minutes.
+        let (refused, took) = of(100_000);
+        assert!(refused.unwrap_err().contains("at most 5000 ids") && took.as_secs() < 20, "{took:?}");
     }
 
     proptest! {

@@ -246,7 +246,9 @@ fn parse(
     match Item::new(organisation, fields, &mut JsonScratch::default()) {
         Ok(item) if mistakes.is_empty() => return Ok((event, item, ignored)),
         Ok(_) => {}
-        Err(rejection) => mistakes.add(format_args!("body.{}", rejection.field), rejection.problem),
+        Err(rejections) => rejections
+            .into_iter()
+            .for_each(|one| mistakes.add(format_args!("body.{}", one.field), one.problem)),
     }
     Err(ApiError::bad_request(TEST, mistakes.to_string()))
 }

@@ -236,7 +236,11 @@ pub(super) async fn put_configs(
     let _turn = turn.0.lock().await;
     let organisation = &caller.organisation;
     let now = state.clock.now();
-    let edit = |stored: &[Config], ids: &mut _| apply(&body, organisation, stored, ids, now);
+    let deleted = |stored: &&Arc<StoredConfig>| matches!(&***stored, StoredConfig::Tombstone(_));
+    let edit = |stored: &[Config], ids: &mut _| {
+        let deleted = state.directory.configs().of(organisation).iter().filter(deleted).count();
+        apply(&body, organisation, stored, deleted, ids, now)
+    };
     let results = change(&state, &caller, UPDATE_CONFIGS, edit).await?;
     let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created, now));
     let answer = match body.shape {

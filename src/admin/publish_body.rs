@@ -89,7 +89,7 @@ impl PublishBody {
         mistakes: &mut Mistakes,
     ) -> Result<(), BodyRefusal> {
         let mut fields = EventFields::default();
-        let mut wrong = false;
+        let mut wrong: Vec<String> = Vec::new();
         for (name, value) in given {
             if value.get() == "null" {
                 continue;
@@ -104,20 +104,21 @@ impl PublishBody {
             } else if let Ok(text) = serde_json::from_str::<String>(value.get()) {
                 if name == "organisationId" && text != organisation.as_str() {
                     mistakes.add(format_args!("{path}.organisationId"), "is not the caller's; leave it out");
-                    wrong = true;
+                    wrong.push(name.clone());
                 }
                 fields.set(name.as_bytes(), text.into_bytes());
             } else {
                 mistakes.add(format_args!("{path}.{name}"), "expected a string");
-                wrong = true;
+                wrong.push(name);
             }
-        }
-        if wrong {
-            return Ok(());
         }
         match Item::new(organisation, fields, scratch) {
             Ok(item) => self.items.push(item),
-            Err(rejection) => mistakes.add(format_args!("{path}.{}", rejection.field), rejection.problem),
+            // What is no text was left out, and is told already.
+            Err(rejections) => rejections
+                .into_iter()
+                .filter(|one| !wrong.iter().any(|name| name == one.field))
+                .for_each(|one| mistakes.add(format_args!("{path}.{}", one.field), one.problem)),
         }
         Ok(())
     }
@@ -148,12 +149,19 @@ mod tests {
             (r#"{"data":{}}"#, "body.event: missing"),
             (r#"{"event":"a","data":[]}"#, "body.data: expected a JSON object"),
             (r#"{"event":"a","data":{},"nonce":7}"#, "body.nonce: expected a string"),
+            (r#"{"event":7,"data":{}}"#, "body.event: expected a string"),
             (r#"{"event":"a","data":{},"organisationId":"x"}"#, "body.organisationId: is not"),
             (r#"[{"event":"a","data":{}},{"event":"A","data":{}}]"#, "body[1].event: expected"),
         ] {
             let error = parse(body).unwrap_err();
             assert!(error.starts_with(wanted), "{body}: {error}");
         }
+        let error = parse(r#"{"event":"A","data":[],"nonce":"","timestamp":"x","configId":"y","userId":7}"#);
+        let error = error.unwrap_err();
+        for name in ["event", "data", "nonce", "timestamp", "configId", "userId"] {
+            assert_eq!(error.matches(&format!("body.{name}: expected")).count(), 1, "{name} in {error}");
+        }
+        assert_eq!(parse(r#"{"event":7}"#).unwrap_err().matches("body.event").count(), 1);
         let large = format!(r#"{{"event":"a","data":{{"x":"{}"}}}}"#, "x".repeat(DATA_MAX_BYTES));
         assert!(parse(&large).unwrap_err().contains("body.data: at most"));
     }

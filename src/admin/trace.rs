@@ -14,14 +14,14 @@ use super::log_record::LogRecord;
 use super::logs::owned_by;
 use super::state::AdminState;
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::{Config, StoredConfig};
+use crate::domain::config::{Config, StoredConfig, Tombstone};
 use crate::domain::event::check_nonce;
 use crate::domain::ids::{DeliveryId, EventId, OrganisationId, ShardNumber, StreamId};
 use crate::domain::interest::Interest;
 use crate::domain::owned_config::OwnedConfig;
 use crate::redis::log_search::find_delivery;
 use crate::redis::trace::{self, Entry, Found, Progress};
-use crate::redis::trace_search::{Search, search_nonce};
+use crate::redis::trace_search::{Search, search_copies, search_nonce};
 
 const PROCEDURE: &str = "getWebhookTrace";
 
@@ -184,14 +184,12 @@ fn wanted(query: &str) -> Result<Wanted, String> {
         if wanted.is_some() {
             return Err(format!("query.{name}: expected one of nonce and id, once"));
         }
-        let evt = derived(&value);
         wanted = Some(match name.as_ref() {
-            "nonce" => match (evt, check_nonce(value.into_owned())) {
-                (Some(place), _) => Wanted::Event(place),
-                (None, Ok(nonce)) => Wanted::Nonce(nonce),
-                (None, Err(wrong)) => return Err(format!("query.nonce: {}", wrong.problem)),
+            "nonce" => match check_nonce(value.into_owned()) {
+                Ok(nonce) => Wanted::Nonce(nonce),
+                Err(wrong) => return Err(format!("query.nonce: {}", wrong.problem)),
             },
-            _ => evt
+            _ => derived(&value)
                 .or_else(|| value.parse::<DeliveryId>().ok().map(DeliveryId::event))
                 .map(Wanted::Event)
                 .or_else(|| {
@@ -227,15 +225,39 @@ async fn places(
         Wanted::Entry(id) => return Ok(named(trace::in_every_shard(&state.shards, id))),
         Wanted::Nonce(nonce) => nonce,
     };
-    let published = trace::published_as(&state.redis, &state.shards, organisation, &nonce).await;
-    if let Some(id) = published.map_err(from_redis)? {
-        let searched = vec!["nonces of the publish endpoint".to_owned()];
-        return Ok((vec![id], Search { searched, ..Search::default() }));
+    let (redis, shards) = (&state.redis, &state.shards);
+    let (known, place) = match derived(&nonce) {
+        Some(id) => (Some(id), format!("{} of shard {}", id.stream_id(), id.shard().0)),
+        None => {
+            let published = trace::published_as(redis, shards, organisation, &nonce).await;
+            (published.map_err(from_redis)?, "nonces of the publish endpoint".to_owned())
+        }
+    };
+    let search = match known {
+        Some(id) => search_copies(redis, shards, organisation, id, &nonce).await,
+        None => search_nonce(redis, shards, organisation, configs, &nonce).await,
+    };
+    let mut search = search.map_err(from_redis)?;
+    search.searched.insert(0, place);
+    // Where nothing is left of the event itself, the newest of its replays stands for it.
+    Ok((search.event.into_iter().chain(search.copies.iter().copied()).collect(), search))
+}
+
+/// The deliveries that replays made of the event; not those of `id`, which are found already.
+async fn replayed(
+    state: &AdminState,
+    organisation: &OrganisationId,
+    configs: &[OwnedConfig],
+    id: EventId,
+    copies: &[EventId],
+) -> Result<Vec<(usize, DeliveryId)>, ApiError> {
+    let mut deliveries = Vec::new();
+    for copy in copies.iter().filter(|copy| **copy != id) {
+        let now = state.clock.now();
+        let found = trace::find_event(&state.redis, &state.shards, organisation, configs, *copy, now).await;
+        deliveries.extend(found.map_err(|error| ApiError::from_redis(PROCEDURE, &error))?.deliveries);
     }
-    let mut search =
-        search_nonce(&state.redis, &state.shards, organisation, configs, &nonce).await.map_err(from_redis)?;
-    search.searched.insert(0, "nonces of the publish endpoint".to_owned());
-    Ok((search.event.into_iter().collect(), search))
+    Ok(deliveries)
 }
 
 async fn answer(
@@ -243,9 +265,10 @@ async fn answer(
     organisation: &OrganisationId,
     configs: &[OwnedConfig],
     id: EventId,
-    found: Found,
+    mut found: Found,
     mut search: Search,
 ) -> Result<TraceAnswer, ApiError> {
+    found.deliveries.extend(replayed(state, organisation, configs, id, &search.copies).await?);
     let mut deliveries = Vec::new();
     for (config, delivery) in found.deliveries.iter().take(DELIVERIES_MAX) {
         let detail = find_delivery(&state.redis, &state.shards, &configs[*config], *delivery).await;
@@ -269,6 +292,11 @@ async fn answer(
     let without_delivery: Vec<WithoutDelivery> = missing
         .filter_map(|(_, owned)| {
             let stored = set.get(organisation, owned.id())?;
+            // What was deleted before the event has nothing to do with it.
+            let gone = |tombstone: &Tombstone| tombstone.deleted_at.0 < id.stream_id().ms;
+            if matches!(&**stored, StoredConfig::Tombstone(tombstone) if gone(tombstone)) {
+                return None;
+            }
             let reason = reason(stored, found.entry.as_ref(), event_type.as_deref(), id);
             Some(WithoutDelivery { webhook_config_id: owned.id().to_string(), reason })
         })
@@ -389,8 +417,8 @@ mod tests {
             let error = wanted(query).map(|_| ()).unwrap_err();
             assert!(error.contains(named), "{query}: {error}");
         }
-        assert!(matches!(wanted("nonce=evt_0_5-1"), Ok(Wanted::Event(id)) if id.stream_id().ms == 5));
-        assert!(matches!(wanted("nonce=evt_0_05-1"), Ok(Wanted::Nonce(_))));
+        assert!(matches!(wanted("nonce=evt_0_5-1"), Ok(Wanted::Nonce(_))));
+        assert!(matches!(wanted("id=evt_0_5-1"), Ok(Wanted::Event(id)) if id.stream_id().ms == 5));
         assert!(matches!(wanted("id=5-1"), Ok(Wanted::Entry(_))));
         assert!(matches!(wanted("id=dlv_000000001f06fbnfev40000000"), Ok(Wanted::Event(_))));
     }

@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::flags::RedisFlags;
 use super::output::OutputFormat;
 use super::{Context, block_on, publish_file};
-use crate::domain::event::{EventFields, JsonScratch};
+use crate::domain::event::{EventFields, JsonScratch, Rejection};
 use crate::domain::ids::OrganisationId;
 use crate::redis::keys::ShardKeys;
 use crate::redis::publish::{Item, MemoryWatch, Published, publish};
@@ -130,7 +130,13 @@ fn item(args: &PublishArgs) -> Result<Item, CliError> {
         ..EventFields::default()
     };
     Item::new(&args.organisation, fields, &mut JsonScratch::default())
-        .map_err(|rejection| CliError::Failure(format!("not published: {rejection}")))
+        .map_err(|rejections| CliError::Failure(format!("not published: {}", joined(&rejections))))
+}
+
+/// Every mistake in a line.
+pub(super) fn joined(rejections: &[Rejection]) -> String {
+    let texts: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 async fn one(

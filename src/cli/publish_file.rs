@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::Context;
 use super::error::CliError;
 use super::output::OutputFormat;
-use super::publish::{PublishArgs, Publisher};
+use super::publish::{PublishArgs, Publisher, joined};
 use crate::domain::event::{DATA_MAX_BYTES, EventFields, JsonScratch};
 use crate::domain::ids::OrganisationId;
 use crate::redis::publish::Item;
@@ -196,7 +196,7 @@ fn item(
         event_source_id: bytes(line.event_source_id),
         ..EventFields::default()
     };
-    Item::new(organisation, fields, scratch).map(Some).map_err(|rejection| rejection.to_string())
+    Item::new(organisation, fields, scratch).map(Some).map_err(|rejections| joined(&rejections))
 }
 
 fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), CliError> {

@@ -126,7 +126,9 @@ impl Purge<'_> {
         for keys in shards {
             for config in &configs {
                 self.say("logs");
-                self.summary.log_rows += purge::log(&self.link, keys, *config, self.summary.dry_run).await?;
+                let (rows, pages) = purge::log(&self.link, keys, *config, self.summary.dry_run).await?;
+                self.summary.log_rows += rows;
+                self.summary.payload_pages += pages;
                 self.bar.inc(1);
             }
             self.keys(keys, organisation, &configs).await?;

@@ -123,6 +123,10 @@ impl ServerFlags {
     fn url(&self, path: &str, query: &[(&str, String)]) -> Result<Url, CliError> {
         let mut url = Url::parse(&self.server)
             .map_err(|error| CliError::Usage(format!("--server {:?}: {error}", self.server)))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            let problem = "expected an http or https URL, as http://127.0.0.1:8080";
+            return Err(CliError::Usage(format!("--server {:?}: {problem}", self.server)));
+        }
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}/api/v2/admin/webhooks/{path}"));
         if !query.is_empty() {

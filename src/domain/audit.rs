@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::clock::UnixMillis;
 use super::config::Config;
 
 /// Largest member of `before` and `after` that is kept, as JSON in bytes.
@@ -89,14 +90,27 @@ impl AuditEntry {
     }
 }
 
-/// A config as the audit shows it: what is stored, with the secret masked and the headers' names.
+/// A config as the audit shows it: what is stored, with the secret masked, the headers' names, and times as text.
 #[must_use]
 pub fn shown_config(config: &Config) -> Value {
     let mut shown = serde_json::to_value(config).unwrap_or_default();
     if let Value::Object(members) = &mut shown {
         members.insert("secret".into(), Value::from(config.secret.masked()));
+        write_time(members, "createdAt", config.created_at);
+        write_time(members, "updatedAt", config.updated_at);
+        if let (Some(disabled), Some(Value::Object(members))) =
+            (&config.disabled, members.get_mut("disabled"))
+        {
+            write_time(members, "at", disabled.at);
+            disabled.since.into_iter().for_each(|since| write_time(members, "since", since));
+        }
     }
     clean(shown)
+}
+
+/// Times are stored as numbers, and told as everywhere.
+fn write_time(members: &mut Map<String, Value>, name: &str, at: UnixMillis) {
+    members.insert(name.into(), Value::from(at.to_string()));
 }
 
 fn clean(mut state: Value) -> Value {

@@ -70,6 +70,8 @@ pub struct EventFields {
     pub user_id: Option<Vec<u8>>,
     /// `eventSourceId`
     pub event_source_id: Option<Vec<u8>>,
+    /// `replayOf`: the event that a replay brought again by this entry
+    pub replay_of: Option<Vec<u8>>,
     /// How many fields had another name.
     pub unknown: u32,
 }
@@ -121,8 +123,7 @@ impl EventFields {
             b"communityId" => &mut self.community_id,
             b"userId" => &mut self.user_id,
             b"eventSourceId" => &mut self.event_source_id,
-            // Names the event that a replay brings again; only replays look at it.
-            b"replayOf" => return,
+            b"replayOf" => &mut self.replay_of,
             _ => {
                 self.unknown += 1;
                 return;

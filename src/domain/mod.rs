@@ -16,6 +16,7 @@ pub mod config;
 pub mod curl;
 pub mod delivery;
 pub mod event;
+pub mod event_mistakes;
 pub mod ids;
 pub mod interest;
 pub mod job;

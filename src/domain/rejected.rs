@@ -5,8 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::clock::UnixMillis;
-use super::event::{EventFields, JsonScratch, Rejection};
-use super::ids::{EventId, InvalidId, OrganisationId, ShardNumber, StreamId};
+use super::event::{EventFields, Rejection};
+use super::event_mistakes::every_mistake;
+use super::ids::{InvalidId, OrganisationId, ShardNumber, StreamId};
 
 /// Where an entry lies in `rejected`: `rej_<shard>_<stream id>`. Greater is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,38 +157,8 @@ impl RejectedEntry {
         if let (None, Some(first)) = (&fields.timestamp, first.filter(by_a_clock)) {
             fields.timestamp = Some(UnixMillis(first.ms).to_string().into_bytes());
         }
-        let mistakes = mistakes(&fields, self.id.shard);
+        let mistakes = every_mistake(&fields);
         if mistakes.is_empty() { Ok(fields) } else { Err(mistakes) }
-    }
-}
-
-/// Every mistake, where intake stops at the first: what is wrong is replaced by something acceptable, and the rest
-/// is checked again.
-fn mistakes(fields: &EventFields, shard: ShardNumber) -> Vec<Rejection> {
-    let mut scratch = JsonScratch::default();
-    let mut found: Vec<Rejection> = Vec::new();
-    let mut fields = fields.clone();
-    // The id is only needed to check; the real one is made by Redis.
-    let id = match EventId::new(shard, StreamId::default()) {
-        Ok(id) => id,
-        Err(error) => return vec![Rejection { field: "id", problem: error.to_string() }],
-    };
-    while found.len() < EventFields::NAMES.len()
-        && let Err(rejection) = fields.clone().check(id, &mut scratch)
-    {
-        fields.set(rejection.field.as_bytes(), acceptable(rejection.field).into());
-        found.push(rejection);
-    }
-    found
-}
-
-fn acceptable(field: &str) -> &'static [u8] {
-    match field {
-        "data" => b"{}",
-        "timestamp" => b"2026-05-01T09:00:00.000Z",
-        "configId" => b"000000000000000000000000",
-        "traceparent" => b"00-00000000000000000000000000000001-0000000000000001-00",
-        _ => b"x",
     }
 }
 

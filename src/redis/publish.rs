@@ -8,6 +8,7 @@ use super::connection::{During, Redis, RedisError, Result};
 use super::keys::ShardKeys;
 use super::scripts;
 use crate::domain::event::{EventFields, JsonScratch, Rejection};
+use crate::domain::event_mistakes::every_mistake;
 use crate::domain::ids::{EventId, OrganisationId, StreamId};
 
 /// How long a nonce is remembered.
@@ -59,19 +60,23 @@ impl Item {
     /// Checks an event's fields, the organisation's among them.
     ///
     /// # Errors
-    /// The first field that intake would reject.
+    /// Every field that intake would reject.
     pub fn new(
         organisation: &OrganisationId,
         mut fields: EventFields,
         scratch: &mut JsonScratch,
-    ) -> std::result::Result<Self, Rejection> {
+    ) -> std::result::Result<Self, Vec<Rejection>> {
         fields.organisation_id = Some(organisation.as_str().as_bytes().to_vec());
         // The id is only needed to check; the real one is made by Redis.
         let id = EventId::new(crate::domain::ids::ShardNumber(0), StreamId::default())
-            .map_err(|error| Rejection { field: "id", problem: error.to_string() })?;
+            .map_err(|error| vec![Rejection { field: "id", problem: error.to_string() }])?;
         let named = fields.clone().into_named();
         let nonce = fields.nonce.clone();
-        fields.check(id, scratch)?;
+        fields.check(id, scratch).map_err(|_| {
+            let mut again = EventFields::default();
+            named.iter().for_each(|(name, value)| again.set(name.as_bytes(), value.clone()));
+            every_mistake(&again)
+        })?;
         let nonce = nonce.and_then(|nonce| String::from_utf8(nonce).ok());
         Ok(Self { nonce, fields: named })
     }

@@ -152,11 +152,11 @@ pub async fn has_record(link: &Link, keys: &ShardKeys, config: ConfigId, id: Del
     Ok(head.len() == 16 && head[0] != 0 && head[4..] == config.bytes())
 }
 
-/// Removes a config's log and payloads; answers how many rows there were, as far as was told.
+/// Removes a config's log and payloads; answers how many rows there were, as far as was told, and pages of payloads.
 ///
 /// # Errors
 /// Redis's.
-pub async fn log(link: &Link, keys: &ShardKeys, config: ConfigId, dry: bool) -> Result<u64> {
+pub async fn log(link: &Link, keys: &ShardKeys, config: ConfigId, dry: bool) -> Result<(u64, u64)> {
     let operation = "removing a log";
     let mut command = cmd("HGET");
     command.arg(keys.size(config)).arg("logRows");
@@ -165,6 +165,9 @@ pub async fn log(link: &Link, keys: &ShardKeys, config: ConfigId, dry: bool) -> 
     command.arg(keys.log(config));
     // Rows are told after a while; a page has one at least.
     let rows = told.unwrap_or(0).max(link.query(operation, &command).await?);
+    let mut command = cmd("XLEN");
+    command.arg(keys.bodies(config));
+    let payload_pages = link.query(operation, &command).await?;
     if !dry {
         let mut commands = pipe();
         commands.cmd("UNLINK").arg(keys.log(config)).arg(keys.bodies(config));
@@ -173,7 +176,7 @@ pub async fn log(link: &Link, keys: &ShardKeys, config: ConfigId, dry: bool) -> 
             answer?;
         }
     }
-    Ok(rows)
+    Ok((rows, payload_pages))
 }
 
 /// Removes the payload pages among the next ones of a config that hold a payload of `delivery`.

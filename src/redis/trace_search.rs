@@ -11,7 +11,8 @@ use super::keys::ShardKeys;
 use super::log_read;
 use super::trace::entry_parts;
 use crate::domain::delivery::RecordBody;
-use crate::domain::ids::{DeliveryId, EventId, OrganisationId};
+use crate::domain::event::EventFields;
+use crate::domain::ids::{DeliveryId, EventId, OrganisationId, StreamId};
 use crate::domain::owned_config::OwnedConfig;
 
 /// Entries of each stream that are looked at, newest first, and how many at a time: an entry holds up to 256 KiB.
@@ -23,6 +24,8 @@ const ENTRIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 const PAYLOAD_PAGES_MAX: usize = 256;
 /// Records that are looked at, shared among the sets.
 const RECORDS_MAX: usize = 2_000;
+/// Entries of replays of one event that are told, the newest.
+const COPIES_MAX: usize = 20;
 
 const OPERATION: &str = "searching for a nonce";
 
@@ -31,6 +34,8 @@ const OPERATION: &str = "searching for a nonce";
 pub struct Search {
     /// The event.
     pub event: Option<EventId>,
+    /// Entries by which replays brought it again, the newest first.
+    pub copies: Vec<EventId>,
     /// What was searched.
     pub searched: Vec<String>,
     /// What was not.
@@ -71,9 +76,30 @@ pub async fn search_nonce(
     Ok(search)
 }
 
+/// Searches the stream behind an event whose place is known for what replays made of it.
+///
+/// # Errors
+/// Redis's.
+pub async fn search_copies(
+    redis: &Redis,
+    shards: &[ShardKeys],
+    organisation: &OrganisationId,
+    event: EventId,
+    nonce: &str,
+) -> Result<Search> {
+    let mut search = Search { event: Some(event), ..Search::default() };
+    if let Some(keys) = shards.iter().find(|keys| keys.shard == event.shard()) {
+        let mut connection = redis.pooled(OPERATION).await?;
+        search.in_stream(&mut connection, keys, organisation, nonce).await?;
+    }
+    Ok(search)
+}
+
 // === impl Search ===
 
 impl Search {
+    /// From the newest entry back to the event, where it is known or a replay's entry names it; else to the first
+    /// one with the nonce that is no replay's.
     async fn in_stream(
         &mut self,
         connection: &mut MultiplexedConnection,
@@ -83,8 +109,9 @@ impl Search {
     ) -> Result<()> {
         let (mut from, mut seen, mut bytes) = ("+".to_owned(), 0, 0);
         loop {
+            let until = self.event.map_or_else(|| "-".to_owned(), |event| event.stream_id().to_string());
             let mut command = redis::cmd("XREVRANGE");
-            command.arg(keys.events()).arg(&from).arg("-").arg("COUNT").arg(ENTRIES_STEP);
+            command.arg(keys.events()).arg(&from).arg(&until).arg("COUNT").arg(ENTRIES_STEP);
             let reply: Value = command.query_async(connection).await.during(OPERATION)?;
             let entries = list_of(OPERATION, reply)?;
             let last = entries.len() < ENTRIES_STEP;
@@ -93,11 +120,13 @@ impl Search {
                 seen += 1;
                 bytes += fields.data.as_ref().map_or(0, Vec::len);
                 let own = fields.organisation_id.as_deref() == Some(organisation.as_str().as_bytes());
-                if own && fields.nonce.as_deref() == Some(nonce.as_bytes()) {
-                    self.event = EventId::new(keys.shard, id).ok();
+                if own && fields.nonce.as_deref() == Some(nonce.as_bytes()) && self.meets(keys, id, &fields) {
                     return Ok(());
                 }
                 from = format!("({id}");
+            }
+            if last && self.event.is_some() {
+                return Ok(());
             }
             if last {
                 self.searched.push(format!("the stream of shard {}", keys.shard.0));
@@ -110,6 +139,18 @@ impl Search {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes an entry that has the nonce; whether it is the event itself.
+    fn meets(&mut self, keys: &ShardKeys, id: StreamId, fields: &EventFields) -> bool {
+        let Some(original) = &fields.replay_of else {
+            self.event = self.event.or_else(|| EventId::new(keys.shard, id).ok());
+            return true;
+        };
+        self.copies.extend(EventId::new(keys.shard, id).ok().filter(|_| self.copies.len() < COPIES_MAX));
+        let original = String::from_utf8_lossy(original).parse::<StreamId>().ok();
+        self.event = self.event.or_else(|| EventId::new(keys.shard, original?).ok());
+        false
     }
 
     async fn in_records(

@@ -93,8 +93,8 @@ impl OperatorEvents {
             };
             let item = match Item::new(organisation, fields, &mut JsonScratch::default()) {
                 Ok(item) => item,
-                Err(rejection) => {
-                    limited!(error, config = %config.id, event, ?rejection, "an event of our own is not acceptable");
+                Err(rejections) => {
+                    limited!(error, config = %config.id, event, ?rejections, "an event of our own is not acceptable");
                     return Ok(());
                 }
             };

@@ -182,6 +182,60 @@ async fn a_refused_body_changes_nothing_and_names_every_mistake() {
 }
 
 #[tokio::test]
+async fn an_organisations_configs_have_a_limit_in_bytes_by_which_they_do_not_grow() {
+    let space = TestSpace::new();
+    let server = AdminServer::start(&space).await;
+    let admin = server.caller("org_1", Role::Admin).await;
+    let ids: Vec<String> = (0..5_000).map(|n| format!("{n:0245}")).collect();
+    let large = |n: u32| {
+        let mut large = body(&format!("https://h{n}.example/"));
+        large["entityFilters"] = json!({ "reward.earned": ids });
+        large
+    };
+    for n in 0..3 {
+        admin.put(CONFIGS, &large(n)).await.ok(200);
+    }
+    let before = control(&space);
+    let message = admin.put(CONFIGS, &large(3)).await.refused(400, "BAD_REQUEST", PUT);
+    assert!(
+        message.starts_with("body: all configs of an organisation take at most 4194304 bytes"),
+        "{message}"
+    );
+    assert_eq!(control(&space), before);
+    // Another organisation's have their own, and what is there can be changed and deleted.
+    server.caller("org_2", Role::Admin).await.put(CONFIGS, &large(0)).await.ok(200);
+    let mut same = large(0);
+    same["maxRetries"] = json!(1);
+    admin.put(CONFIGS, &same).await.ok(200);
+    assert_eq!(admin.put(CONFIGS, &json!([large(0), large(1)])).await.ok(200).as_array().unwrap().len(), 2);
+    admin.put(CONFIGS, &large(3)).await.ok(200);
+}
+
+#[tokio::test]
+async fn who_deleted_ten_thousand_configs_of_late_makes_no_more() {
+    let space = TestSpace::new();
+    let mut raw = space.raw();
+    let mut command = redis::cmd("HSET");
+    command.arg(format!("{}:{{control}}:configs", space.namespace));
+    for n in 1..=10_000_u32 {
+        let id = format!("00000000000000aa{n:08x}");
+        let stone = json!({ "kind": "tombstone", "id": id, "organisation": "org_1", "deletedAt": 1, "logPayloads": true });
+        command.arg(id).arg(stone.to_string());
+    }
+    let _: u64 = command.query(&mut raw).unwrap();
+    let mut sequence = redis::cmd("HSET");
+    sequence.arg(format!("{}:{{control}}:meta", space.namespace)).arg("configSequence").arg(10_000);
+    let _: u64 = sequence.query(&mut raw).unwrap();
+    let server = AdminServer::start(&space).await;
+    let admin = server.caller("org_1", Role::Admin).await;
+    let message = admin.put(CONFIGS, &body("https://a.example/")).await.refused(409, "CONFLICT", PUT);
+    assert!(message.starts_with("body: 10000 deleted configs"), "{message}");
+    assert_eq!(admin.put(CONFIGS, &json!([])).await.ok(200), json!([]));
+    let other = server.caller("org_2", Role::Admin).await;
+    other.put(CONFIGS, &body("https://a.example/")).await.ok(200);
+}
+
+#[tokio::test]
 async fn unknown_fields_are_named() {
     let space = TestSpace::new();
     let server = AdminServer::start(&space).await;

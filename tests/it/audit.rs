@@ -43,6 +43,8 @@ async fn a_change_of_configs_is_told_with_before_and_after_and_without_secrets()
     assert_eq!((&created["before"], &created["after"]["headers"]), (&Value::Null, &json!(["authorization"])));
     assert_eq!((&changed["before"]["maxRetries"], &changed["after"]["maxRetries"]), (&json!(3), &json!(7)));
     assert_eq!(changed["before"]["secret"], "whsec_****_one");
+    let times = ["createdAt", "updatedAt"].map(|name| &deleted["before"][name]);
+    assert!(times.iter().all(|time| time.as_str().is_some_and(|text| text.ends_with('Z'))), "{deleted}");
     assert_eq!(deleted["before"], changed["after"]);
     assert_eq!(deleted["after"], Value::Null);
     assert_eq!((&token["action"], &token["by"]["kind"]), (&json!("createToken"), &json!("cli")));

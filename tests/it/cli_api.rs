@@ -155,6 +155,11 @@ fn one_config_is_looked_at_paused_resumed_rotated_tested_and_deleted() {
     let output = command(&stage.serve().url(), "", &["configs", "list"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no token"));
+    for wrong in ["ftp://127.0.0.1", "localhost:8080"] {
+        let output = command(wrong, "prt_x", &["configs", "list"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(text(&output.stderr).contains("expected an http or https URL"), "{output:?}");
+    }
     let output = command(&stage.serve().url(), "prt_wrong", &["audit", "list"]).output().unwrap();
     let told = text(&output.stderr);
     assert!(told.contains("401") && !told.contains("prt_wrong"), "{told}");

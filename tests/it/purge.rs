@@ -109,6 +109,8 @@ fn an_organisation_is_purged_of_everything_that_holds_its_data() {
         (&json!(4), &json!(1), &json!(0))
     );
     assert_eq!(done["events"], counted["events"], "{done} {counted}");
+    assert!(done["payloadPages"].as_u64() >= Some(2), "of two configs with answered deliveries: {done}");
+    assert_eq!(done["payloadPages"], counted["payloadPages"], "{done} {counted}");
     let mut after = keys_with_personal_data(&stage);
     after.sort();
     assert_eq!(after, [stage.keys.events(), stage.keys.rejected()], "those of the other organisation");

@@ -111,6 +111,70 @@ async fn a_nonce_is_found_in_records_and_payloads_after_the_stream_was_trimmed()
 }
 
 #[tokio::test]
+async fn a_replay_hides_nothing_of_the_event_that_it_brought_again() {
+    let mut world = World::new().await;
+    let [first, second] = [world.config("org_1", 1).await, world.config("org_1", 2).await];
+    let original = add(&mut world, 5, &[("nonce", "order-1")]);
+    let only_second = second.to_string();
+    let copy = [("nonce", "order-1"), ("configId", only_second.as_str()), ("replayOf", original.as_str())];
+    let again = add(&mut world, 20, &copy);
+    read_all(&mut world, true);
+    let [of_event, of_replay] = [delivery(first, 5), delivery(second, 20)];
+    world.page(first, 30, &[row(of_event, Status::Delivered, 1, 6)]);
+    world.page(second, 31, &[row(of_replay, Status::Delivered, 1, 21)]);
+    let shown = |answer: &Value| -> Vec<String> {
+        let all = answer["deliveries"].as_array().unwrap();
+        all.iter().map(|one| one["deliveryId"].as_str().unwrap().to_owned()).collect()
+    };
+    let key = world.keys(0).nonce(&postrider::domain::ids::OrganisationId::new("org_1").unwrap(), "order-1");
+    for is_published in [false, true] {
+        if is_published {
+            let _: () = redis::Commands::set(&mut world.raw, &key, &original).unwrap();
+        }
+        let answer = traced(&world, "nonce=order-1").await;
+        assert_eq!(
+            (&answer["state"], &answer["event"]["id"]),
+            (&json!("routed"), &json!(original)),
+            "{answer}"
+        );
+        assert_eq!(shown(&answer), [of_event.to_string(), of_replay.to_string()]);
+        assert_eq!(answer["withoutDelivery"], json!([]), "{answer}");
+    }
+    // By its id the replay's entry is told alone; and it stands for an event of which nothing is left.
+    let answer = traced(&world, &format!("id={again}")).await;
+    assert_eq!((&answer["event"]["id"], shown(&answer)), (&json!(again), vec![of_replay.to_string()]));
+    let log = world.keys(0).log(first);
+    let _: () = redis::Commands::del(&mut world.raw, (&key, log)).unwrap();
+    let events = world.keys(0).events();
+    let mut trim = redis::cmd("XDEL");
+    let _: i64 = trim.arg(events).arg(&original).query(&mut world.raw).unwrap();
+    let answer = traced(&world, "nonce=order-1").await;
+    assert_eq!((&answer["event"]["id"], shown(&answer)), (&json!(again), vec![of_replay.to_string()]));
+}
+
+#[tokio::test]
+async fn a_config_that_was_deleted_before_the_event_is_not_asked_about() {
+    let mut world = World::new().await;
+    let times = [(1, 10), (2, 20)];
+    for (sequence, ms) in times {
+        let id = world.config("org_1", sequence).await;
+        let tombstone = postrider::domain::config::Tombstone {
+            id,
+            organisation: postrider::domain::ids::OrganisationId::new("org_1").unwrap(),
+            deleted_at: postrider::domain::clock::UnixMillis(T0 + ms),
+            log_payloads: true,
+        };
+        world.store(&StoredConfig::Tombstone(tombstone)).await;
+    }
+    let id = add(&mut world, 15, &[]);
+    let answer = traced(&world, &format!("id={id}")).await;
+    let named = answer["withoutDelivery"].as_array().unwrap();
+    assert_eq!(named.len(), 1, "{answer}");
+    assert!(named[0]["webhookConfigId"].as_str().unwrap().ends_with('2'), "{answer}");
+    assert_eq!(named[0]["reason"], "deleted");
+}
+
+#[tokio::test]
 async fn who_got_none_is_told_why() {
     let mut world = World::new().await;
     let [plain, paused, other] = [1, 2, 3].map(|n| (n, n));

@@ -25,27 +25,31 @@ impl EntityFilters {
     pub fn new(filters: BTreeMap<EventType, Vec<String>>) -> Result<Self, InvalidConfig> {
         let mut kept = BTreeMap::new();
         for (event, ids) in filters {
-            let mut once: Vec<String> = Vec::with_capacity(ids.len());
+            Self::check_ids(&ids).map_err(|problem| InvalidConfig(format!("'{event}': {problem}")))?;
             let mut seen = std::collections::BTreeSet::new();
-            for id in ids {
-                if !(1..=ENTITY_ID_MAX_BYTES).contains(&id.len()) || id.chars().any(char::is_control) {
-                    let expected = "expected ids of 1 to 256 bytes without control characters";
-                    return Err(InvalidConfig(format!("'{event}': {expected}")));
-                }
-                if seen.insert(id.clone()) {
-                    once.push(id);
-                }
-            }
-            if once.is_empty() {
-                let expected = "expected at least one id; leave the event type out to get all of its events";
-                return Err(InvalidConfig(format!("'{event}': {expected}")));
-            }
+            let once: Vec<String> = ids.into_iter().filter(|id| seen.insert(id.clone())).collect();
             kept.insert(event, once);
         }
         if kept.values().map(Vec::len).sum::<usize>() > ENTITY_IDS_MAX {
             return Err(InvalidConfig(format!("expected at most {ENTITY_IDS_MAX} ids in all")));
         }
         Ok(Self(kept))
+    }
+
+    /// Checks the ids of one event type.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check_ids(ids: &[String]) -> Result<(), &'static str> {
+        let fits =
+            |id: &String| (1..=ENTITY_ID_MAX_BYTES).contains(&id.len()) && !id.chars().any(char::is_control);
+        if ids.is_empty() {
+            Err("expected at least one id; leave the event type out to get all of its events")
+        } else if ids.iter().all(fits) {
+            Ok(())
+        } else {
+            Err("expected ids of 1 to 256 bytes without control characters")
+        }
     }
 
     /// Whether nothing is filtered.

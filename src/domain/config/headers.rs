@@ -41,37 +41,30 @@ impl CustomHeaders {
     /// Checks names and values.
     ///
     /// # Errors
-    /// Names the header that cannot be sent, and why.
+    /// Names the first header that cannot be sent, and why.
     pub fn new(headers: BTreeMap<String, String>) -> Result<Self, InvalidConfig> {
+        let wrong = Self::mistakes(&headers).into_iter().next().map(|(name, problem)| match name {
+            Some(name) => InvalidConfig(format!("'{name}': {problem}")),
+            None => InvalidConfig(problem),
+        });
+        wrong.map_or(Ok(Self(headers)), Err)
+    }
+
+    /// Every header that cannot be sent, and why; without a name what is wrong with all of them together.
+    #[must_use]
+    pub fn mistakes(headers: &BTreeMap<String, String>) -> Vec<(Option<&str>, String)> {
         if headers.len() > HEADERS_MAX {
-            return Err(InvalidConfig(format!("expected at most {HEADERS_MAX} headers")));
+            return vec![(None, format!("expected at most {HEADERS_MAX} headers"))];
         }
         let mut seen = std::collections::BTreeSet::new();
-        for (name, value) in &headers {
-            let lower = name.to_ascii_lowercase();
-            let invalid = |what: &str| Err(InvalidConfig(format!("'{name}': {what}")));
-            if HeaderName::from_bytes(name.as_bytes()).is_err() {
-                return invalid("expected a header name (RFC 9110 section 5.1)");
-            }
-            if RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("x-nudj-") {
-                return invalid("this header is set by Postrider and may not be overridden");
-            }
-            if value.len() > HEADER_VALUE_MAX_BYTES {
-                return invalid("expected a value of at most 4096 bytes");
-            }
-            if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) || value.trim() != value {
-                return invalid("expected a value of visible ASCII without spaces around it");
-            }
-            if value.starts_with(SEALED_PREFIX) {
-                return invalid(
-                    "expected a value that does not begin with 'sealed:1:', which marks sealed values",
-                );
-            }
-            if !seen.insert(lower) {
-                return invalid("the same header is given twice");
-            }
+        let mut found = Vec::new();
+        for (name, value) in headers {
+            let twice = !seen.insert(name.to_ascii_lowercase());
+            let problem =
+                mistake_in(name, value).or_else(|| twice.then_some("the same header is given twice"));
+            found.extend(problem.map(|problem| (Some(name.as_str()), problem.to_owned())));
         }
-        Ok(Self(headers))
+        found
     }
 
     /// Names and values, as given.
@@ -90,6 +83,24 @@ impl CustomHeaders {
             map.insert(header_name, header_value);
         }
         Ok(map)
+    }
+}
+
+/// Why a header cannot be sent.
+fn mistake_in(name: &str, value: &str) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        Some("expected a header name (RFC 9110 section 5.1)")
+    } else if RESERVED_HEADERS.contains(&lower.as_str()) || lower.starts_with("x-nudj-") {
+        Some("this header is set by Postrider and may not be overridden")
+    } else if value.len() > HEADER_VALUE_MAX_BYTES {
+        Some("expected a value of at most 4096 bytes")
+    } else if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) || value.trim() != value {
+        Some("expected a value of visible ASCII without spaces around it")
+    } else if value.starts_with(SEALED_PREFIX) {
+        Some("expected a value that does not begin with 'sealed:1:', which marks sealed values")
+    } else {
+        None
     }
 }
 
