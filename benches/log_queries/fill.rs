@@ -51,28 +51,48 @@ pub(crate) fn wanted(args: &Args, query: &str, configs: usize) -> u64 {
     }
 }
 
-/// Writes the configs and their logs; gives the configs' ids.
-pub(crate) fn fill(store: &Store, args: &Args) -> Result<Vec<String>, Failure> {
+/// What was written: ids of configs.
+pub(crate) struct Filled {
+    /// Those with a full log.
+    pub(crate) logs: Vec<String>,
+    /// One of the first organisation without any row.
+    pub(crate) empty: String,
+}
+
+/// Writes the configs and their logs.
+pub(crate) fn fill(store: &Store, args: &Args) -> Result<Filled, Failure> {
     let mut connection = store.connection()?;
     let control = Keys::new(NAMESPACE).ok_or("the namespace is not acceptable")?;
     let (seconds, _): (u64, u64) = redis::cmd("TIME").query(&mut connection)?;
     let first_ms = seconds * 1_000 - 3_600_000;
-    let mut ids = Vec::new();
+    let mut logs = Vec::new();
     for number in 0..args.configs {
-        let random = (u64::from(number) + 7).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-        let id = ConfigId::new(random, ConfigSequence(FIRST + number));
-        let config = serde_json::json!({
-            "kind": "config", "id": id, "organisation": organisation(number / CONFIGS_EACH), "version": 1,
-            "url": URL, "events": ["log.filled"], "secret": "whsec_log_queries_0123456789abcdef",
-            "active": true, "maxRetries": 3, "headers": {}, "createdAt": 1, "updatedAt": 1,
-        });
+        let id = config_id(number);
         let mut pipeline = redis::pipe();
-        pipeline.cmd("HSET").arg(control.configs()).arg(id.to_string()).arg(config.to_string()).ignore();
+        write_config(&mut pipeline, &control, id, &organisation(number / CONFIGS_EACH));
         write_log(&mut pipeline, store, args, id, first_ms)?;
         pipeline.query::<()>(&mut connection)?;
-        ids.push(id.to_string());
+        logs.push(id.to_string());
     }
-    Ok(ids)
+    let empty = config_id(args.configs);
+    let mut pipeline = redis::pipe();
+    write_config(&mut pipeline, &control, empty, &organisation(0));
+    pipeline.query::<()>(&mut connection)?;
+    Ok(Filled { logs, empty: empty.to_string() })
+}
+
+fn config_id(number: u32) -> ConfigId {
+    let random = (u64::from(number) + 7).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+    ConfigId::new(random, ConfigSequence(FIRST + number))
+}
+
+fn write_config(pipeline: &mut redis::Pipeline, control: &Keys, id: ConfigId, organisation: &str) {
+    let config = serde_json::json!({
+        "kind": "config", "id": id, "organisation": organisation, "version": 1,
+        "url": URL, "events": ["log.filled"], "secret": "whsec_log_queries_0123456789abcdef",
+        "active": true, "maxRetries": 3, "headers": {}, "createdAt": 1, "updatedAt": 1,
+    });
+    pipeline.cmd("HSET").arg(control.configs()).arg(id.to_string()).arg(config.to_string()).ignore();
 }
 
 fn write_log(

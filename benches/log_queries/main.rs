@@ -98,7 +98,8 @@ fn measure(args: &Args) -> Result<(), Failure> {
     let receiver = Receiver::start()?;
     store.put_configs(ENDPOINTS, receiver.port)?;
     let before = Instant::now();
-    let logs = fill::fill(&store, args)?;
+    let filled = fill::fill(&store, args)?;
+    let logs = &filled.logs;
     println!(
         "{} logs of {} rows, {} a page, written in {:.0?}",
         logs.len(),
@@ -109,15 +110,31 @@ fn measure(args: &Args) -> Result<(), Failure> {
     let token = queries::token(&store, &fill::organisation(0))?;
     let server = Server::start(&layout, &store, directory.path())?;
     let mut client = Client::connect(server.admin_port, &token)?;
-    each_query(args, &mut client, &logs)?;
+    empty_log(args, &mut client, &filled.empty)?;
+    each_query(args, &mut client, logs)?;
     let met = deep(&mut client, &format!("webhookConfigId={}&", logs[0]), "one config")?;
     if met != fill::deliveries(args) {
         return Err(format!("the walk met {met} deliveries of {}", fill::deliveries(args)).into());
     }
     deep(&mut client, "", "100 configs")?;
     if args.events > 0 {
-        beside(args, &store, &receiver, &server, &token, &logs)?;
+        beside(args, &store, &receiver, &server, &token, logs)?;
     }
+    Ok(())
+}
+
+/// The first page of a log without a row, which reads nothing: what HTTP, the round trips and the machine take.
+fn empty_log(args: &Args, client: &mut Client, config: &str) -> Result<(), Failure> {
+    let mut times = Times::default();
+    for _ in 0..args.samples {
+        let (body, took) = client.get(&format!("webhookConfigId={config}"))?;
+        let body: serde_json::Value = serde_json::from_str(&body)?;
+        if body["totalCount"] != 0 {
+            return Err(format!("the empty log: {body}").into());
+        }
+        times.add(took);
+    }
+    println!("{:<44} {times}   what every query takes at least", "an empty log");
     Ok(())
 }
 
