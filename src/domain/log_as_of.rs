@@ -11,11 +11,17 @@ use super::log::LogRow;
 use super::log_merge::{DeliveryState, PlacedRow};
 
 /// Whether the rows below the cursor do not tell by themselves where the delivery stood: rows that were written
-/// since `as_of` must be looked for. `newest` is the newest row of it below the cursor.
+/// since `as_of` must be looked for. `newest` is the newest row of it below the cursor; `marked` are the attempts after
+/// which it was delivered by hand, where a mark tells them.
 #[must_use]
-pub fn needs_later_rows(newest: &LogRow, has_final: bool, record: Option<&RecordHead>) -> bool {
+pub fn needs_later_rows(
+    newest: &LogRow,
+    has_final: bool,
+    record: Option<&RecordHead>,
+    marked: Option<u32>,
+) -> bool {
     match record {
-        None => !has_final,
+        None => !has_final || marked.is_some_and(|attempts| newest.attempt < attempts),
         Some(head) => !is_newest_of(newest, head),
     }
 }
@@ -23,14 +29,14 @@ pub fn needs_later_rows(newest: &LogRow, has_final: bool, record: Option<&Record
 /// Whether the delivery stood at one of its rows that were read, not at one between them and `as_of`. Its rows
 /// are those below the cursor, and, where [`needs_later_rows`], those that were written since `as_of`.
 #[must_use]
-pub fn stands_here(state: &DeliveryState<'_>, as_of: UnixMillis) -> bool {
+pub fn stands_here(state: &DeliveryState<'_>, as_of: UnixMillis, marked: Option<u32>) -> bool {
     let later = |placed: &&&PlacedRow| placed.position.page.ms > as_of.0;
     let Some(newest) = state.rows.iter().find(|placed| !later(placed)) else { return state.rows.is_empty() };
     let before = state.rows.iter().filter(later).map(|placed| attempts_before(&placed.row)).min();
     match (before, state.record) {
         (Some(before), _) => newest.row.attempt >= before,
         (None, Some(head)) => is_newest_of(&newest.row, head),
-        (None, None) => true,
+        (None, None) => marked.is_none_or(|attempts| newest.row.attempt >= attempts),
     }
 }
 

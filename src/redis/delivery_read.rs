@@ -128,6 +128,20 @@ pub(super) async fn members(
     Ok(found)
 }
 
+/// What is kept of a delivery.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    /// No record, or another config's, or a mark that says no more than that it was delivered.
+    Nothing,
+    /// Its record.
+    Record(RecordHead),
+    /// The mark of one that was delivered when it was asked for by hand: rows of fewer attempts are not its state.
+    DeliveredByHand {
+        /// The attempts made.
+        attempts: u32,
+    },
+}
+
 /// The head of each delivery's record (`GETRANGE`, so that no body travels); `None` where there is none, it is
 /// another config's, or only the mark of a delivered one is left.
 ///
@@ -137,20 +151,38 @@ pub(super) async fn record_heads(
     connection: &mut MultiplexedConnection,
     wanted: &[(LogSource<'_>, DeliveryId)],
 ) -> Result<Vec<std::result::Result<Option<RecordHead>, Malformed>>> {
+    let head = |kept| match kept {
+        Kept::Record(head) => Some(head),
+        Kept::Nothing | Kept::DeliveredByHand { .. } => None,
+    };
+    Ok(kept(connection, wanted).await?.into_iter().map(|read| read.map(head)).collect())
+}
+
+/// What is kept of each delivery, by the front of its record (`GETRANGE`).
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn kept(
+    connection: &mut MultiplexedConnection,
+    wanted: &[(LogSource<'_>, DeliveryId)],
+) -> Result<Vec<std::result::Result<Kept, Malformed>>> {
     let commands = wanted.iter().map(|(source, id)| {
         let mut command = redis::cmd("GETRANGE");
         command.arg(source.keys.delivery(*id)).arg(0).arg(RECORD_HEAD_MAX_BYTES - 1);
         command
     });
     let replies: Vec<Vec<u8>> = in_slices(connection, "reading delivery records", commands.collect()).await?;
-    let heads = replies.iter().zip(wanted).map(|(bytes, (source, _))| {
+    let kept = replies.iter().zip(wanted).map(|(bytes, (source, _))| {
+        let config = source.config.id();
         // GETRANGE answers the empty string for a key that is not there.
         if bytes.is_empty() || DeliveryRecord::is_mark(bytes) {
-            return Ok(None);
+            let marked = DeliveryRecord::marked_attempts(bytes, config);
+            return Ok(marked.map_or(Kept::Nothing, |attempts| Kept::DeliveredByHand { attempts }));
         }
-        RecordHead::decode(bytes).map(|head| Some(head).filter(|head| head.config == source.config.id()))
+        let head = RecordHead::decode(bytes)?;
+        Ok(if head.config == config { Kept::Record(head) } else { Kept::Nothing })
     });
-    Ok(heads.collect())
+    Ok(kept.collect())
 }
 
 /// Each delivery's whole record; `None` where there is none, it is another config's, or only the mark of a

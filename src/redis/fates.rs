@@ -137,6 +137,7 @@ pub fn settle_command(
             payloads,
             retention.queue_max.to_string().as_bytes(),
             retention.queue_bytes_max.to_string().as_bytes(),
+            retention.log_age_max.as_millis().to_string().as_bytes(),
         ],
         &more_args,
     )

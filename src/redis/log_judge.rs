@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use redis::aio::MultiplexedConnection;
 
 use super::connection::Result;
-use super::delivery_read::{self, LogSource, RecordCounts};
+use super::delivery_read::{self, Kept, LogSource, RecordCounts};
 use super::log_page::{PageQuestion, PageRead, Shown};
 use super::log_read;
 use crate::domain::ids::DeliveryId;
@@ -81,7 +81,10 @@ impl<'a> PageRead<'a> {
             for (id, rows) in rows {
                 let head = self.heads[config].get(&id).and_then(Option::as_ref);
                 let state = DeliveryState::new(id, head, rows, as_of);
-                let shown = state.filter(|state| stands_here(state, as_of) || self.is_new(state));
+                let shown = state.filter(|state| {
+                    let marked = self.marked.get(&state.delivery).copied();
+                    stands_here(state, as_of, marked) || self.is_new(state)
+                });
                 states.extend(shown.map(|state| (config, state)));
             }
         }
@@ -119,10 +122,21 @@ impl<'a> PageRead<'a> {
             );
         }
         let places: Vec<(LogSource<'_>, DeliveryId)> = wanted.iter().map(|(_, place)| *place).collect();
-        let read = delivery_read::record_heads(connection, &places).await?;
-        for ((config, (_, id)), head) in wanted.into_iter().zip(read) {
-            self.heads_unreadable += usize::from(head.is_err());
-            self.heads[config].insert(id, head.ok().flatten());
+        let read = delivery_read::kept(connection, &places).await?;
+        for ((config, (_, id)), kept) in wanted.into_iter().zip(read) {
+            let head = match kept {
+                Ok(Kept::Record(head)) => Some(head),
+                Ok(Kept::DeliveredByHand { attempts }) => {
+                    self.marked.insert(id, attempts);
+                    None
+                }
+                Ok(Kept::Nothing) => None,
+                Err(_) => {
+                    self.heads_unreadable += 1;
+                    None
+                }
+            };
+            self.heads[config].insert(id, head);
         }
         Ok(())
     }
@@ -135,7 +149,9 @@ impl<'a> PageRead<'a> {
                 let Some(newest) = rows.iter().max_by_key(|placed| placed.position) else { continue };
                 let head = self.heads[config].get(&id).and_then(Option::as_ref);
                 let has_final = rows.iter().any(|placed| placed.row.is_final());
-                if !self.looked_for.contains(&id) && needs_later_rows(&newest.row, has_final, head) {
+                if !self.looked_for.contains(&id)
+                    && needs_later_rows(&newest.row, has_final, head, self.marked.get(&id).copied())
+                {
                     places.entry((config, id.event().shard().0)).or_default().insert(id);
                 }
             }

@@ -45,6 +45,8 @@ pub(super) struct PageRead<'a> {
     pub(super) rowless: Rowless,
     /// By config: the heads of deliveries whose rows were read, `None` where there is no record.
     pub(super) heads: Vec<HashMap<DeliveryId, Option<RecordHead>>>,
+    /// The attempts after which a delivery was delivered by hand.
+    pub(super) marked: HashMap<DeliveryId, u32>,
     /// By config: rows beside those that were scanned, of deliveries for which that matters: such as were written
     /// since the walk began, and earlier attempts of what a first page shows.
     pub(super) later: Vec<Vec<PlacedRow>>,
@@ -140,6 +142,7 @@ impl<'a> PageRead<'a> {
             rowless,
             sources,
             heads: (0..configs).map(|_| HashMap::new()).collect(),
+            marked: HashMap::new(),
             later: (0..configs).map(|_| Vec::new()).collect(),
             looked_for: HashSet::new(),
             records: HashMap::new(),

@@ -19,6 +19,9 @@ use crate::domain::log_merge::Position;
 /// How long after its attempt began a row may be written: the longest attempts, and what a flush waits for.
 const ROW_DELAY_MS: u64 = 60_000;
 
+/// Failed deliveries of one log that are read at a time.
+const FAILED_ROUND_MAX: usize = 1_000;
+
 /// Pages at a log's old end among which the row of a waiting delivery is looked for, before it counts as evicted.
 const END_PAGES: usize = 64;
 
@@ -41,6 +44,14 @@ pub(super) struct KnownLogs<'q> {
     pub(super) records: &'q [RecordCounts],
     /// When its oldest failed delivery failed.
     pub(super) oldest_failed: &'q [Option<UnixMillis>],
+}
+
+/// The failed deliveries of one log, as far as they were read.
+struct FailedRead<'a> {
+    config: usize,
+    range: ScoreRange<'a>,
+    /// When the last attempts began of those below the cursor, the latest that the page may need.
+    met: Vec<UnixMillis>,
 }
 
 // === impl Rowless ===
@@ -158,14 +169,15 @@ impl Rowless {
         (below, limit): (Position, usize),
     ) -> Result<()> {
         let reach = below.page.ms.saturating_add(ROW_DELAY_MS);
-        let range = |index: &usize| {
+        let open = |index: &usize| {
             let (config, source) = sources[*index];
             let most = reach.min(end_of(self.oldest[*index].as_ref()).saturating_sub(1));
-            (config, ScoreRange { source, most, skip: 0, count: limit + 1 })
+            let range = ScoreRange { source, most, skip: 0, count: limit + 1 };
+            FailedRead { config, range, met: Vec::new() }
         };
-        let mut open: Vec<(usize, ScoreRange<'_>)> = reached.iter().map(range).collect();
+        let mut open: Vec<FailedRead<'_>> = reached.iter().map(open).collect();
         while !open.is_empty() {
-            let ranges: Vec<ScoreRange<'_>> = open.iter().map(|(_, range)| *range).collect();
+            let ranges: Vec<ScoreRange<'_>> = open.iter().map(|read| read.range).collect();
             let replies = members_by_score(connection, &ranges, &mut self.unreadable).await?;
             let wanted: Vec<(LogSource<'_>, DeliveryId)> = ranges
                 .iter()
@@ -174,27 +186,43 @@ impl Rowless {
                 .collect();
             let mut heads = delivery_read::record_heads(connection, &wanted).await?.into_iter();
             let mut next = Vec::new();
-            for ((config, mut range), reply) in open.into_iter().zip(replies) {
-                let mut met = 0;
+            for (mut read, reply) in open.into_iter().zip(replies) {
                 for ((_, id), head) in reply.ids.iter().zip(heads.by_ref()) {
                     match head {
                         Ok(Some(head)) => {
-                            met += usize::from(Position::at(time_of(&head)) < below);
-                            self.of[config].insert(*id, head);
+                            let at = time_of(&head);
+                            read.met.extend((Position::at(at) < below).then_some(at));
+                            self.of[read.config].insert(*id, head);
                         }
                         Ok(None) => {}
                         Err(_) => self.unreadable += 1,
                     }
                 }
-                // What failed late stands above the cursor by its last attempt: more is needed then.
-                if reply.is_full && met < limit {
-                    range.skip += range.count;
-                    next.push((config, range));
+                let last = reply.ids.last().map(|(failed, _)| *failed);
+                if reply.is_full && read.wants_more(last, limit) {
+                    read.range.skip += read.range.count;
+                    read.range.count = (read.range.count * 2).min(FAILED_ROUND_MAX);
+                    next.push(read);
                 }
             }
             open = next;
         }
         Ok(())
+    }
+}
+
+// === impl FailedRead ===
+
+impl FailedRead<'_> {
+    /// Whether what failed before `last` may still belong to the page. The set is in the order of the failures, the
+    /// log in that of the attempts' beginnings, and none fails before it began.
+    fn wants_more(&mut self, last: Option<UnixMillis>, limit: usize) -> bool {
+        self.met.sort_unstable_by(|one, other| other.cmp(one));
+        self.met.truncate(limit + 1);
+        match (self.met.get(limit), last) {
+            (Some(lowest), Some(last)) => last >= *lowest,
+            _ => true,
+        }
     }
 }
 

@@ -66,7 +66,7 @@ macro_rules! scripts {
 
 scripts! {
     /// Gives deliveries their next durable fate.
-    SETTLE = "settle" <7, 6>;
+    SETTLE = "settle" <7, 7>;
     /// Claims due deliveries.
     CLAIM = "claim" <2, 5>;
     /// Puts claimed deliveries back.

@@ -135,6 +135,8 @@ async fn a_failed_delivery_moves_to_its_queue_once() {
     assert!(matches!(applied, Applied::Now(_)));
     let mark: Vec<u8> = world.walk.raw.get(keys.delivery(event.delivery(ConfigSequence(1)))).unwrap();
     assert_eq!(mark[16..], (ATTEMPTS + 1).to_be_bytes(), "the mark tells the attempts");
+    let left: i64 = world.walk.raw.pttl(keys.delivery(event.delivery(ConfigSequence(1)))).unwrap();
+    assert!(left > 29 * 86_400_000, "as long as the log may hold the row of its earlier end: {left}");
     assert_eq!(world.walk.state(), lines(&[EVENTS, "delivery:d1.7 c1 mark ttl"]));
 }
 

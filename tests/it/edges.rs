@@ -62,6 +62,19 @@ fn put_head(token: &str, length: usize) -> String {
     )
 }
 
+/// Begins a request, and waits until the server asks for its body, which its handler then waits for.
+async fn under_way(address: SocketAddr, token: &str) -> TcpStream {
+    const ASKED: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut stream = connect(address).await;
+    let head = put_head(token, 2).replace("host: a", "host: a\r\nexpect: 100-continue");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut asked = [0; ASKED.len()];
+    tokio::time::timeout(LIMIT, stream.read_exact(&mut asked)).await.expect("an answer in time").unwrap();
+    assert_eq!(asked, ASKED);
+    stream.write_all(b"[").await.unwrap();
+    stream
+}
+
 async fn admin_token(server: &AdminServer) -> String {
     server.caller("org_1", Role::Admin).await.token().to_owned()
 }
@@ -353,10 +366,7 @@ async fn the_drain_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut idle = connect(server.address).await;
     idle.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert!(one_answer(&mut idle).await.starts_with("HTTP/1.1 404"));
-    let mut under_way = connect(server.address).await;
-    under_way.write_all(format!("{}[", put_head(&token, 2)).as_bytes()).await.unwrap();
-    // The first byte is read when a second request on another connection was answered after it.
-    server.nobody().get("/").await.refused(404, "NOT_FOUND", "unknown");
+    let mut under_way = under_way(server.address, &token).await;
     server.stop();
     assert_eq!(rest(&mut idle).await, "", "idle connections are closed");
     eventually("the listener to close", async || TcpStream::connect(server.address).await.is_err()).await;
@@ -369,9 +379,7 @@ async fn the_drain_answers_what_is_in_flight_and_takes_nothing_new() {
 async fn a_drain_does_not_wait_for_ever() {
     let server = server(|admin| admin.drain_timeout = Duration::from_millis(300)).await;
     let token = admin_token(&server).await;
-    let mut stuck = connect(server.address).await;
-    stuck.write_all(format!("{}[", put_head(&token, 2)).as_bytes()).await.unwrap();
-    server.nobody().get("/").await.refused(404, "NOT_FOUND", "unknown");
+    let mut stuck = under_way(server.address, &token).await;
     let begun = Instant::now();
     server.stop();
     assert_eq!(rest(&mut stuck).await, "", "what is in flight at the drain's end is cut off");
@@ -385,8 +393,7 @@ async fn a_process_that_stops_answers_what_is_in_flight() {
         tokio::task::block_in_place(|| Serve::start(&space.url, &space.namespace, &["--workers", "1"]));
     let token = tokio::task::block_in_place(|| create_token(&space.url, &space.namespace));
     let address = SocketAddr::from(([127, 0, 0, 1], serve.admin_port()));
-    let mut under_way = connect(address).await;
-    under_way.write_all(format!("{}[", put_head(&token, 2)).as_bytes()).await.unwrap();
+    let mut under_way = under_way(address, &token).await;
     signal(serve.pid(), "TERM");
     eventually("the listener to close", async || TcpStream::connect(address).await.is_err()).await;
     under_way.write_all(b"]").await.unwrap();

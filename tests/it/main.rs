@@ -38,6 +38,7 @@ mod lanes_limits;
 mod lanes_pace;
 mod limits;
 mod log_bounds;
+mod log_model;
 mod log_tally;
 mod log_world;
 mod logs;

@@ -30,6 +30,9 @@ const RECORD_VERSION: u8 = 1;
 /// First byte of the mark of a delivered delivery; scripts write it.
 const MARK_VERSION: u8 = 0;
 
+/// Byte offset of the attempts in a mark, behind the config id.
+const MARK_ATTEMPTS_OFFSET: usize = RECORD_CONFIG_OFFSET + 12;
+
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -192,10 +195,19 @@ impl DeliveryRecord {
         })
     }
 
-    /// Whether these bytes are no record but the mark that a delivered one leaves while its event is pending.
+    /// Whether these bytes are no record but the mark that a delivered one leaves, while its event is pending or after
+    /// it was asked for by hand.
     #[must_use]
     pub fn is_mark(bytes: &[u8]) -> bool {
         bytes.first() == Some(&MARK_VERSION)
+    }
+
+    /// The attempts that a mark tells: of a delivery that was delivered when it was asked for by hand.
+    #[must_use]
+    pub fn marked_attempts(bytes: &[u8], config: ConfigId) -> Option<u32> {
+        let of = bytes.get(RECORD_CONFIG_OFFSET..MARK_ATTEMPTS_OFFSET)?;
+        let attempts = bytes.get(MARK_ATTEMPTS_OFFSET..)?.first_chunk()?;
+        (Self::is_mark(bytes) && of == config.bytes()).then_some(u32::from_be_bytes(*attempts))
     }
 
     /// The record's front.

@@ -12,7 +12,8 @@
 -- ARGV[4] packed payload page, or empty
 -- ARGV[5] most deliveries in the queue
 -- ARGV[6] most bytes in the queue
--- ARGV[7..] nine per delivery:
+-- ARGV[7] a log expires when idle for this long, ms
+-- ARGV[8..] nine per delivery:
 --   delivery id; proof: 'p' (the event is pending for a consumer) or 'c' (claimed); for 'p' the stream id, for
 --   'c' the score that the claim set; for 'p' the consumer, for 'c' the stream id; action: 'q' (queue), 'h'
 --   (queue, as claimed by the caller), 'f' (failed) or 'd' (delivered); delay until it is due, ms (for 'h' the
@@ -21,8 +22,9 @@
 --
 -- A delivery that is finished under a claim while its event is still pending leaves a mark in the record's place
 -- (byte 0, three zero bytes, config id) for an hour: the event's reader may not know yet that it was queued, and
--- would queue it again, or a replica that takes the event over would make it anew. So does one that was asked for by
--- hand, with its attempts (u32) behind: whoever asks again must have seen this one.
+-- would queue it again, or a replica that takes the event over would make it anew. One that was asked for by hand
+-- leaves it as long as a log lives, with its attempts (u32) behind: whoever asks again must have seen this one, and the
+-- row that ended it before is not its state any more.
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
 --   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
@@ -142,7 +144,7 @@ local function settle(at, key, body_key)
     local by_hand = old and #old >= 24 and struct.unpack('>I4', old, 21) > 0
     if by_hand then
       local attempts = struct.unpack('>I4', old, 17) + 1
-      redis.call('SET', key, '\0\0\0\0' .. ARGV[2] .. struct.pack('>I4', attempts), 'PX', 3600000)
+      redis.call('SET', key, '\0\0\0\0' .. ARGV[2] .. struct.pack('>I4', attempts), 'PX', ARGV[7])
     elseif proof == 'c' and still_pending(consumer) then
       redis.call('SET', key, '\0\0\0\0' .. ARGV[2], 'PX', 3600000)
     else
@@ -179,7 +181,7 @@ end
 local answer = {}
 local count = (#KEYS - 7) / 2
 for i = 0, count - 1 do
-  local status, score = settle(7 + 9 * i, KEYS[8 + 2 * i], KEYS[9 + 2 * i])
+  local status, score = settle(8 + 9 * i, KEYS[8 + 2 * i], KEYS[9 + 2 * i])
   answer[#answer + 1] = status
   answer[#answer + 1] = score
 end
