@@ -132,7 +132,13 @@ impl ConfigId {
 
 impl fmt::Display for ConfigId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // In one piece: every key of a config has it, and each settle call has several.
+        let mut text = [0_u8; 24];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -229,6 +235,8 @@ impl EventId {
 }
 
 // === impl DeliveryId ===
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DELIVERY_PREFIX: &str = "dlv_";

@@ -59,6 +59,9 @@ impl<'a> PageRead<'a> {
     /// before it.
     fn rows_of(&self, config: usize) -> HashMap<DeliveryId, Vec<&PlacedRow>> {
         let judged = &self.judged[config];
+        if judged.is_empty() {
+            return HashMap::new();
+        }
         let mut rows: HashMap<DeliveryId, Vec<&PlacedRow>> = HashMap::with_capacity(judged.len());
         for placed in self.rows_below(config).chain(&self.later[config]) {
             if judged.contains(&placed.row.delivery) {

@@ -308,6 +308,7 @@ impl<'a> Scan<'a> {
             return;
         };
         self.rows_read += page.rows.len();
+        self.rows[self.sources[index].config].reserve(page.rows.len());
         for (place, row) in page.rows.into_iter().enumerate() {
             if self.only.is_some_and(|only| only != row.delivery) {
                 continue;
