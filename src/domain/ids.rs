@@ -130,6 +130,8 @@ impl ConfigId {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 impl fmt::Display for ConfigId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // In one piece: every key of a config has it, and each settle call has several.
@@ -235,8 +237,6 @@ impl EventId {
 }
 
 // === impl DeliveryId ===
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DELIVERY_PREFIX: &str = "dlv_";
