@@ -42,6 +42,7 @@ mod log_tally;
 mod log_world;
 mod logs;
 mod lost_replies;
+mod manual;
 mod metrics;
 mod migrate;
 mod openapi;
