@@ -5,6 +5,7 @@
 
 mod acl;
 mod admin_configs;
+mod all_mistakes;
 mod arrivals;
 mod attempt;
 mod audit;
