@@ -91,6 +91,12 @@ impl Mistakes {
     pub fn is_empty(&self) -> bool {
         self.told.is_empty()
     }
+
+    /// How many there are, told or only counted.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.told.len() + self.more
+    }
 }
 
 /// The text, or its first [`MISTAKE_BYTES_MAX`] bytes and three dots.

@@ -1,5 +1,6 @@
 //! The body of `PUT /webhooks/configs` (docs/WIRE.md section 6): three shapes, every mistake reported at once,
-//! each with its path. Pure: nothing is looked up here.
+//! each with its path. Pure: nothing is looked up here. What only the stored configs can show is told by
+//! [`super::config_edit`], in the same answer.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,7 @@ pub enum Shape {
     Wrapped,
 }
 
-/// A body without mistakes.
+/// A body of one of the shapes. With mistakes in it, it is good for finding the rest of them alone.
 #[derive(Debug)]
 pub struct ConfigBody {
     /// Its shape.
@@ -51,17 +52,20 @@ pub struct ConfigBody {
     pub items: Vec<ConfigInput>,
     /// Fields that nobody knows.
     pub ignored: Ignored,
+    /// What is wrong with it by itself.
+    pub mistakes: Mistakes,
 }
 
-/// One config of a body. `None`: the field was left out, or null.
+/// One config of a body. `None`: the field was left out, or null. A field that was wrong, which `mistakes` of the body
+/// tells, is here what gives no reason to tell another mistake.
 #[derive(Debug)]
 pub struct ConfigInput {
     /// Where it stands in the body: `body`, `body[3]`, `body.configs[3]`.
     pub path: String,
     /// `id`
-    pub id: Option<ConfigId>,
-    /// `url`
-    pub url: EndpointUrl,
+    pub id: IdInput,
+    /// `url`; `None`: it was wrong
+    pub url: Option<EndpointUrl>,
     /// `events`, without repetitions, as they were written
     pub events: Vec<Subscription>,
     /// `secret`
@@ -94,6 +98,17 @@ pub struct ConfigInput {
     pub client_certificate: Option<Option<CertificateInput>>,
 }
 
+/// A config's `id` as sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdInput {
+    /// Left out.
+    Absent,
+    /// No id: nobody knows which config it means.
+    Wrong,
+    /// An id.
+    Given(ConfigId),
+}
+
 /// A config's `secret` as sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SecretInput {
@@ -110,10 +125,10 @@ const READ_ONLY: [&str; 6] =
     ["createdAt", "updatedAt", "disabledReason", "disabledAt", "health", "previousSecret"];
 
 impl ConfigBody {
-    /// Parses a body.
+    /// Parses a body; what is wrong with its configs stands in `mistakes`.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// What keeps it from being of one of the shapes.
     pub fn parse(bytes: &[u8], allow_http: bool) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
         let mut ignored = Ignored::default();
@@ -150,7 +165,7 @@ impl ConfigBody {
             };
             items.extend(parse_item(path, value, allow_http, &mut mistakes, &mut ignored));
         }
-        if mistakes.is_empty() { Ok(Self { shape, items, ignored }) } else { Err(mistakes) }
+        Ok(Self { shape, items, ignored, mistakes })
     }
 }
 
@@ -169,7 +184,7 @@ fn parse_item(
     let certificate =
         fields.remove("clientCertificate").map(|value| parse_certificate(&path, value, mistakes));
     let mut take = |name: &str| fields.remove(name).filter(|value| !value.is_null());
-    let id = take("id").map(|value| parse_id(&path, &value, mistakes));
+    let id = parse_id(&path, take("id"), mistakes);
     let url = parse_url(&path, take("url"), allow_http, mistakes);
     let events = parse_events(&path, take("events"), mistakes);
     let filters =
@@ -193,39 +208,32 @@ fn parse_item(
     let unknown = fields.keys().filter(|name| !READ_ONLY.contains(&name.as_str()));
     unknown.for_each(|name| ignored.add(name));
     Some(ConfigInput {
-        id: flatten(id)?,
-        url: url?,
-        events: events?,
-        secret: flatten(secret)?.unwrap_or(SecretInput::Absent),
-        active: active?,
-        max_retries: flatten(retries)?,
-        retry_policy: flatten(policy)?,
-        retry_on: flatten(retry_on)?,
-        rate_limit: flatten(rate_limit)?,
-        headers: flatten(headers)?,
-        http_method: flatten(method)?,
-        body_format: flatten(format)?,
-        entity_filters: flatten(filters)?,
-        standard_webhooks: standard?,
-        log_payloads: payloads?,
-        client_certificate: flatten(certificate)?,
+        id,
+        url,
+        events: events.unwrap_or_default(),
+        secret: secret.flatten().unwrap_or(SecretInput::Absent),
+        active: active.flatten(),
+        max_retries: retries.flatten(),
+        retry_policy: policy.flatten(),
+        retry_on: retry_on.flatten(),
+        rate_limit: rate_limit.map(Option::flatten),
+        headers,
+        http_method: method.flatten(),
+        body_format: format.flatten(),
+        entity_filters: filters.flatten(),
+        // Not as if it were left out: the stored one may forbid headers that this one was to allow.
+        standard_webhooks: standard.unwrap_or(Some(false)),
+        log_payloads: payloads.flatten(),
+        client_certificate: certificate.map(Option::flatten),
         path,
     })
 }
 
-/// Outside: the field was left out. Inside: it was wrong, which ends the item.
-fn flatten<T>(field: Option<Option<T>>) -> Option<Option<T>> {
-    match field {
-        None => Some(None),
-        Some(None) => None,
-        Some(value) => Some(value),
-    }
-}
-
-fn parse_id(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<ConfigId> {
+fn parse_id(path: &str, value: Option<Value>, mistakes: &mut Mistakes) -> IdInput {
+    let Some(value) = value else { return IdInput::Absent };
     let wrong = "expected 24 lower-case hexadecimal digits, as an answer gave them";
     let parsed = value.as_str().and_then(|text| text.parse().ok()).ok_or(wrong);
-    mistakes.keep(format_args!("{path}.id"), parsed)
+    mistakes.keep(format_args!("{path}.id"), parsed).map_or(IdInput::Wrong, IdInput::Given)
 }
 
 fn parse_url(
@@ -252,31 +260,33 @@ fn parse_secret(path: &str, value: &Value, mistakes: &mut Mistakes) -> Option<Se
     mistakes.keep(format_args!("{path}.secret"), parsed.map_err(|()| wrong))
 }
 
-fn parse_headers(path: &str, value: Value, mistakes: &mut Mistakes) -> Option<BTreeMap<String, String>> {
+/// Those that are not wrong.
+fn parse_headers(path: &str, value: Value, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
     let place = format!("{path}.headers");
+    let mut headers = BTreeMap::new();
     let Value::Object(fields) = value else {
         mistakes.add(place, "expected an object of strings");
-        return None;
+        return headers;
     };
-    let mut headers = BTreeMap::new();
-    let mut wrong = false;
     for (name, value) in fields {
         let Value::String(text) = value else {
             mistakes.add(format_args!("{place}.{name}"), "expected a string");
-            wrong = true;
             continue;
         };
         headers.insert(name, text);
     }
     // The mask is a value that HTTP can carry, so it passes here and is resolved against the stored ones.
+    let mut wrong = Vec::new();
     for (name, problem) in CustomHeaders::mistakes(&headers) {
-        wrong = true;
-        match name {
-            Some(name) => mistakes.add(format_args!("{place}.{name}"), problem),
-            None => mistakes.add(&place, problem),
-        }
+        let Some(name) = name else {
+            mistakes.add(&place, problem);
+            return BTreeMap::new();
+        };
+        mistakes.add(format_args!("{place}.{name}"), problem);
+        wrong.push(name.to_owned());
     }
-    (!wrong).then_some(headers)
+    wrong.iter().for_each(|name| drop(headers.remove(name)));
+    headers
 }
 
 #[cfg(test)]
@@ -285,7 +295,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(body: &str) -> Result<ConfigBody, String> {
-        ConfigBody::parse(body.as_bytes(), false).map_err(|mistakes| mistakes.to_string())
+        let parsed = ConfigBody::parse(body.as_bytes(), false).map_err(|mistakes| mistakes.to_string())?;
+        if parsed.mistakes.is_empty() { Ok(parsed) } else { Err(parsed.mistakes.to_string()) }
     }
 
     #[test]

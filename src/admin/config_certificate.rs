@@ -9,21 +9,15 @@ use super::body::Mistakes;
 use super::config_body::{ConfigInput, HEADER_MASK};
 use super::described::Time;
 use crate::domain::clock::UnixMillis;
-use crate::domain::config::ClientCertificate;
+use crate::domain::config::{ClientCertificate, InvalidConfig};
 
-/// A config's `clientCertificate` as sent; a key that is the mask stands for the stored one.
+/// A config's `clientCertificate` as sent.
 #[derive(Debug)]
-pub struct CertificateInput {
-    certificate: String,
-    key: KeyInput,
-}
-
-/// The key as sent.
-enum KeyInput {
-    /// As an answer showed it.
-    Masked,
-    /// A new one.
-    New(String),
+pub enum CertificateInput {
+    /// With its key.
+    Whole(ClientCertificate),
+    /// A certificate whose key is the mask, which stands for the stored one. `None`: it was wrong.
+    Masked(Option<String>),
 }
 
 /// A config's `clientCertificate` as answers show it.
@@ -41,14 +35,6 @@ pub(super) struct ShownCertificate {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Time, required = false)]
     expires_at: Option<String>,
-}
-
-// === impl KeyInput ===
-
-impl std::fmt::Debug for KeyInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(HEADER_MASK)
-    }
 }
 
 // === impl ShownCertificate ===
@@ -94,8 +80,19 @@ pub(super) fn parse_certificate(
         mistakes.add(format_args!("{path}.clientCertificate.{name}"), "expected certificate and key alone");
     }
     let key = key?;
-    let key = if key == HEADER_MASK { KeyInput::Masked } else { KeyInput::New(key) };
-    Some(Some(CertificateInput { certificate: certificate?, key }))
+    if key == HEADER_MASK {
+        return Some(Some(CertificateInput::Masked(certificate)));
+    }
+    pair(path, &certificate?, &key, mistakes).map(|pair| Some(CertificateInput::Whole(pair)))
+}
+
+/// A certificate and its key, which belong together.
+fn pair(path: &str, certificate: &str, key: &str, mistakes: &mut Mistakes) -> Option<ClientCertificate> {
+    let pair = ClientCertificate::new(certificate, key);
+    let told = |(name, invalid): (&str, InvalidConfig)| {
+        mistakes.add(format_args!("{path}.clientCertificate.{name}"), invalid.0);
+    };
+    pair.map_err(told).ok()
 }
 
 /// What the field makes of the stored certificate. Left out, it stays; a masked key keeps the stored one, which must
@@ -113,28 +110,22 @@ pub(super) fn client_certificate(
         Some(None) => return Some(None),
         Some(Some(sent)) => sent,
     };
-    let path = format!("{}.clientCertificate", input.path);
-    let key = match (&sent.key, stored) {
-        (KeyInput::New(key), _) => key,
-        (KeyInput::Masked, Some(stored)) => stored.expose_key(),
-        (KeyInput::Masked, None) => {
+    let path = &input.path;
+    let pair = match (sent, stored) {
+        (CertificateInput::Whole(pair), _) => pair.clone(),
+        (CertificateInput::Masked(certificate), Some(stored)) => {
+            pair(path, certificate.as_ref()?, stored.expose_key(), mistakes)?
+        }
+        (CertificateInput::Masked(_), None) => {
             let problem = "a masked key, and none stored to keep; send it whole";
-            mistakes.add(format_args!("{path}.key"), problem);
+            mistakes.add(format_args!("{path}.clientCertificate.key"), problem);
             return None;
         }
     };
-    match ClientCertificate::new(&sent.certificate, key) {
-        Ok(pair) => {
-            if let Some(ended) = pair.expires_at().filter(|at| *at <= now && stored != Some(&pair)) {
-                let problem = format_args!("expected one that has not expired; this one ended {ended}");
-                mistakes.add(format_args!("{path}.certificate"), problem);
-                return None;
-            }
-            Some(Some(pair))
-        }
-        Err((name, invalid)) => {
-            mistakes.add(format_args!("{path}.{name}"), invalid.0);
-            None
-        }
+    if let Some(ended) = pair.expires_at().filter(|at| *at <= now && stored != Some(&pair)) {
+        let problem = format_args!("expected one that has not expired; this one ended {ended}");
+        mistakes.add(format_args!("{path}.clientCertificate.certificate"), problem);
+        return None;
     }
+    Some(Some(pair))
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::body::Mistakes;
 use super::config_body::{
-    CONFIGS_BYTES_MAX, CONFIGS_MAX, ConfigBody, ConfigInput, DELETED_MAX, HEADER_MASK, SecretInput, Shape,
+    CONFIGS_BYTES_MAX, CONFIGS_MAX, ConfigBody, ConfigInput, DELETED_MAX, HEADER_MASK, IdInput, SecretInput,
+    Shape,
 };
 use super::config_certificate::client_certificate;
 use crate::domain::clock::UnixMillis;
@@ -29,7 +30,7 @@ pub struct Resulting {
 pub enum Refusal {
     /// 400.
     Invalid(Mistakes),
-    /// 404: an id that the organisation does not have.
+    /// 404: ids that the organisation does not have, and nothing else is wrong.
     NotFound(String),
     /// 409: two configs would share a URL, or too many were deleted of late.
     Conflict(String),
@@ -37,12 +38,25 @@ pub enum Refusal {
     Exhausted,
 }
 
+/// What a body's item is about.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    /// This stored config.
+    Stored(&'a Config),
+    /// One that is to be made.
+    New,
+    /// Its id is no config of the organisation.
+    Foreign,
+    /// Nobody can say: its id is wrong, or it has none and its URL is.
+    Unclear,
+}
+
 /// Applies a body. An item matches the stored config with its `id`, else the one with its `url` that no other
 /// item names by id; what it leaves out keeps the stored value, or takes the default on a new config. `known_deleted` is how
 /// many deleted configs of the organisation are still known.
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`Refusal`]. Always where the body has mistakes, and then with all of them.
 pub fn apply(
     body: &ConfigBody,
     organisation: &OrganisationId,
@@ -51,34 +65,47 @@ pub fn apply(
     ids: &mut NewIds,
     now: UnixMillis,
 ) -> Result<Edit<Vec<Resulting>>, Refusal> {
-    let matched = match_items(body, stored)?;
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = body.mistakes.clone();
+    let subjects = match_items(body, stored, &mut mistakes);
     let (mut results, mut writes) = (Vec::with_capacity(body.items.len()), Vec::new());
     let (mut created, mut changed, mut deleted) = (0, 0, 0);
-    for (input, before) in body.items.iter().zip(&matched) {
-        let Some(after) = (match before {
-            Some(before) => update(input, before, now, &mut mistakes),
-            None => {
+    let mut foreign = 0;
+    for (input, subject) in body.items.iter().zip(&subjects) {
+        let before = subject.stored();
+        let after = match subject {
+            Subject::Stored(before) => update(input, before, now, &mut mistakes),
+            Subject::New => {
                 let id = ids.allocate().ok_or(Refusal::Exhausted)?;
                 create(input, id, organisation, now, &mut mistakes)
             }
-        }) else {
-            continue;
+            Subject::Foreign | Subject::Unclear => {
+                let none = CustomHeaders::default();
+                check_standard_headers(input, input.standard_webhooks == Some(true), &none, &mut mistakes);
+                None
+            }
         };
-        if *before != Some(&after) {
+        if matches!(subject, Subject::Foreign) {
+            foreign += 1;
+            mistakes.add(format_args!("{}.id", input.path), "no config has this id");
+        }
+        let Some(after) = after else { continue };
+        if before != Some(&after) {
             *(if before.is_some() { &mut changed } else { &mut created }) += 1;
             writes.push(StoredConfig::Config(after.clone()));
         }
         results.push(Resulting { config: after, created: before.is_none() });
     }
-    if !mistakes.is_empty() {
+    check_single(body, &subjects, stored, &mut mistakes)?;
+    if mistakes.count() > foreign {
         return Err(Refusal::Invalid(mistakes));
     }
-    let gone = |config: &&Config| !matched.iter().flatten().any(|kept| kept.id == config.id);
-    if body.shape == Shape::Single {
-        check_single(body, stored, &results)?;
-    } else {
-        for config in stored.iter().filter(gone) {
+    if foreign > 0 {
+        return Err(Refusal::NotFound(mistakes.to_string()));
+    }
+    if body.shape != Shape::Single {
+        let kept: HashSet<ConfigId> =
+            subjects.iter().filter_map(Subject::stored).map(|kept| kept.id).collect();
+        for config in stored.iter().filter(|config| !kept.contains(&config.id)) {
             deleted += 1;
             writes.push(StoredConfig::Tombstone(Tombstone {
                 id: config.id,
@@ -94,20 +121,31 @@ pub fn apply(
     Ok(Edit { writes, what, answer: results })
 }
 
-/// The stored config of each item.
-fn match_items<'a>(body: &ConfigBody, stored: &'a [Config]) -> Result<Vec<Option<&'a Config>>, Refusal> {
-    let mut mistakes = Mistakes::default();
-    let (mut ids, mut urls) = (HashMap::new(), HashMap::new());
-    for input in &body.items {
-        if let Some(first) = input.id.and_then(|id| ids.insert(id, &input.path)) {
-            mistakes.add(format_args!("{}.id", input.path), format_args!("the same as {first}.id"));
-        }
-        if let Some(first) = urls.insert(input.url.parsed(), &input.path) {
-            mistakes.add(format_args!("{}.url", input.path), format_args!("the same as {first}.url"));
+// === impl Subject ===
+
+impl<'a> Subject<'a> {
+    const fn stored(&self) -> Option<&'a Config> {
+        match self {
+            Self::Stored(config) => Some(config),
+            Self::New | Self::Foreign | Self::Unclear => None,
         }
     }
-    if !mistakes.is_empty() {
-        return Err(Refusal::Invalid(mistakes));
+}
+
+/// What each item is about. No two may be about the same.
+fn match_items<'a>(body: &ConfigBody, stored: &'a [Config], mistakes: &mut Mistakes) -> Vec<Subject<'a>> {
+    let (mut ids, mut urls) = (HashMap::new(), HashMap::new());
+    for input in &body.items {
+        if let IdInput::Given(id) = input.id
+            && let Some(first) = ids.insert(id, &input.path)
+        {
+            mistakes.add(format_args!("{}.id", input.path), format_args!("the same as {first}.id"));
+        }
+        if let Some(url) = &input.url
+            && let Some(first) = urls.insert(url.parsed(), &input.path)
+        {
+            mistakes.add(format_args!("{}.url", input.path), format_args!("the same as {first}.url"));
+        }
     }
     let by_id: HashMap<ConfigId, &Config> = stored.iter().map(|config| (config.id, config)).collect();
     let by_url: HashMap<&url::Url, &Config> = stored
@@ -115,30 +153,38 @@ fn match_items<'a>(body: &ConfigBody, stored: &'a [Config]) -> Result<Vec<Option
         .filter(|config| !ids.contains_key(&config.id))
         .map(|config| (config.url.parsed(), config))
         .collect();
-    let find = |input: &ConfigInput| match input.id {
-        Some(id) => match by_id.get(&id) {
-            Some(config) => Ok(Some(*config)),
-            None => Err(Refusal::NotFound(format!("{}.id: no config has this id", input.path))),
-        },
-        None => Ok(by_url.get(input.url.parsed()).copied()),
+    let find = |input: &ConfigInput| match (input.id, &input.url) {
+        (IdInput::Given(id), _) => by_id.get(&id).map_or(Subject::Foreign, |config| Subject::Stored(config)),
+        (IdInput::Absent, Some(url)) => {
+            by_url.get(url.parsed()).map_or(Subject::New, |config| Subject::Stored(config))
+        }
+        (IdInput::Wrong, _) | (IdInput::Absent, None) => Subject::Unclear,
     };
     body.items.iter().map(find).collect()
 }
 
 /// What a single object must respect: the others stay.
-fn check_single(body: &ConfigBody, stored: &[Config], results: &[Resulting]) -> Result<(), Refusal> {
-    for result in results {
-        let after = &result.config;
-        let clash = |other: &&Config| other.id != after.id && other.url.parsed() == after.url.parsed();
-        if let Some(other) = stored.iter().find(clash) {
-            return Err(Refusal::Conflict(format!("body.url: config {} has this URL already", other.id)));
+fn check_single(
+    body: &ConfigBody,
+    subjects: &[Subject<'_>],
+    stored: &[Config],
+    mistakes: &mut Mistakes,
+) -> Result<(), Refusal> {
+    let (Shape::Single, [input], [subject]) = (body.shape, &body.items[..], subjects) else { return Ok(()) };
+    match (subject, &input.url) {
+        (Subject::New, _) if stored.len() >= CONFIGS_MAX => {
+            mistakes.add(&input.path, format_args!("an organisation has at most {CONFIGS_MAX} configs"));
         }
-        if result.created && stored.len() >= CONFIGS_MAX {
-            let mut mistakes = Mistakes::default();
-            mistakes
-                .add(&body.items[0].path, format_args!("an organisation has at most {CONFIGS_MAX} configs"));
-            return Err(Refusal::Invalid(mistakes));
+        (Subject::Stored(before), Some(url)) => {
+            let clash = |other: &&Config| other.id != before.id && other.url.parsed() == url.parsed();
+            let Some(other) = stored.iter().find(clash) else { return Ok(()) };
+            let problem = format!("config {} has this URL already", other.id);
+            if mistakes.is_empty() {
+                return Err(Refusal::Conflict(format!("body.url: {problem}")));
+            }
+            mistakes.add(format_args!("{}.url", input.path), problem);
         }
+        _ => {}
     }
     Ok(())
 }
@@ -191,13 +237,16 @@ fn create(
             None
         }
     };
-    let headers = headers(input, &CustomHeaders::default(), mistakes);
+    let none = CustomHeaders::default();
+    let headers = headers(input, &none, mistakes);
     let certificate = client_certificate(input, None, now, mistakes);
-    let config = Config {
+    let standard_webhooks = input.standard_webhooks.unwrap_or(false);
+    check_standard_headers(input, standard_webhooks, &none, mistakes);
+    Some(Config {
         id,
         organisation: organisation.clone(),
         version: 1,
-        url: input.url.clone(),
+        url: input.url.clone()?,
         events: input.events.clone(),
         secret: secret?,
         previous_secret: None,
@@ -209,22 +258,22 @@ fn create(
         http_method: input.http_method.unwrap_or_default(),
         body_format: input.body_format.unwrap_or_default(),
         entity_filters: input.entity_filters.clone().unwrap_or_default(),
-        standard_webhooks: input.standard_webhooks.unwrap_or(false),
+        standard_webhooks,
         log_payloads: input.log_payloads.unwrap_or(true),
         client_certificate: certificate?,
         headers: headers?,
         created_at: now,
         updated_at: now,
         disabled: None,
-    };
-    check_standard_headers(input, &config, mistakes)?;
-    Some(config)
+    })
 }
 
 /// The config after the change; exactly as before, version included, where nothing changes.
 fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut Mistakes) -> Option<Config> {
     let mut after = before.clone();
-    after.url = input.url.clone();
+    if let Some(url) = &input.url {
+        after.url = url.clone();
+    }
     after.events.clone_from(&input.events);
     if let SecretInput::New(secret) = &input.secret
         && *secret != after.secret
@@ -248,12 +297,13 @@ fn update(input: &ConfigInput, before: &Config, now: UnixMillis, mistakes: &mut 
     }
     after.log_payloads = input.log_payloads.unwrap_or(before.log_payloads);
     let is_moved = after.url.parsed().origin() != before.url.parsed().origin();
-    after.headers = if is_moved {
+    let headers = if is_moved {
         moved_headers(input, &before.headers, mistakes)
     } else {
         headers(input, &before.headers, mistakes)
-    }?;
-    check_standard_headers(input, &after, mistakes)?;
+    };
+    check_standard_headers(input, after.standard_webhooks, &before.headers, mistakes);
+    after.headers = headers?;
     if after.active {
         after.disabled = None;
     }
@@ -308,16 +358,19 @@ fn moved_headers(
     if kept.is_empty() { headers(input, stored, mistakes) } else { None }
 }
 
-/// A custom header may not stand where a header of Standard Webhooks is sent.
-fn check_standard_headers(input: &ConfigInput, config: &Config, mistakes: &mut Mistakes) -> Option<()> {
-    if !config.standard_webhooks {
-        return Some(());
+/// A custom header, given or else stored, may not stand where a header of Standard Webhooks is sent.
+fn check_standard_headers(
+    input: &ConfigInput,
+    is_standard: bool,
+    stored: &CustomHeaders,
+    mistakes: &mut Mistakes,
+) {
+    if !is_standard {
+        return;
     }
-    let is_taken = |name: &&String| STANDARD_HEADERS.iter().any(|taken| taken.eq_ignore_ascii_case(name));
-    let taken: Vec<&String> = config.headers.as_map().keys().filter(is_taken).collect();
-    for name in &taken {
+    let names = input.headers.as_ref().unwrap_or_else(|| stored.as_map()).keys();
+    for name in names.filter(|name| STANDARD_HEADERS.iter().any(|taken| taken.eq_ignore_ascii_case(name))) {
         let problem = "Postrider sets this header itself where standardWebhooks is true";
         mistakes.add(format_args!("{}.headers.{name}", input.path), problem);
     }
-    taken.is_empty().then_some(())
 }

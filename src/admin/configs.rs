@@ -233,7 +233,9 @@ pub(super) async fn put_configs(
     let bytes = read_body(request.into_body(), UPDATE_CONFIGS).await?;
     let body = ConfigBody::parse(&bytes, state.settings.delivery.allow_http)
         .map_err(|mistakes| ApiError::bad_request(UPDATE_CONFIGS, mistakes.to_string()))?;
-    let _turn = turn.0.lock().await;
+    // A body with mistakes changes nothing: what is stored is only asked for the rest of them.
+    let is_wrong = !body.mistakes.is_empty();
+    let _turn = if is_wrong { None } else { Some(turn.0.lock().await) };
     let organisation = &caller.organisation;
     let now = state.clock.now();
     let deleted = |stored: &&Arc<StoredConfig>| matches!(&***stored, StoredConfig::Tombstone(_));
@@ -241,7 +243,12 @@ pub(super) async fn put_configs(
         let deleted = state.directory.configs().of(organisation).iter().filter(deleted).count();
         apply(&body, organisation, stored, deleted, ids, now)
     };
-    let results = change(&state, &caller, UPDATE_CONFIGS, edit).await?;
+    let results = match change(&state, &caller, UPDATE_CONFIGS, edit).await {
+        Err(error) if is_wrong && error.status().is_server_error() => {
+            return Err(ApiError::bad_request(UPDATE_CONFIGS, body.mistakes.to_string()));
+        }
+        results => results?,
+    };
     let mut shown = results.iter().map(|result| ShownConfig::of(&result.config, result.created, now));
     let answer = match body.shape {
         // A single object gives one result.

@@ -17,7 +17,7 @@ use super::described::{
 };
 use super::error::ApiError;
 use super::query::Query;
-use super::rejected_record::{RejectedRecord, RequeueBody, SHOWN_IN_LIST};
+use super::rejected_record::{RejectedRecord, Repair, RequeueBody, SHOWN_IN_LIST};
 use super::state::AdminState;
 use crate::domain::ids::OrganisationId;
 use crate::domain::rejected::{RejectReason, RejectedEntry, RejectedId};
@@ -146,20 +146,26 @@ pub(super) async fn requeue(
     let id = path_id(REQUEUE, path)?;
     let bytes = read_body(request.into_body(), REQUEUE).await?;
     let refused = |mistakes: Mistakes| ApiError::bad_request(REQUEUE, mistakes.to_string());
-    let fixes = RequeueBody::parse(&bytes).map_err(refused)?;
-    let entry = find(&state, REQUEUE, id).await?;
-    let fields = entry.repaired(&fixes, state.clock.now()).map_err(|still| {
-        let mut mistakes = Mistakes::default();
-        still.iter().for_each(|one| mistakes.add(format_args!("body.fields.{}", one.field), &one.problem));
-        refused(mistakes)
-    })?;
+    let mut repair = Repair::parse(&bytes).map_err(refused)?;
+    let entry = match find(&state, REQUEUE, id).await {
+        Err(error) if !repair.mistakes.is_empty() => {
+            if error.status() == StatusCode::NOT_FOUND {
+                repair.mistakes.add("path.id", NO_ENTRY);
+            }
+            return Err(refused(repair.mistakes));
+        }
+        found => found?,
+    };
+    let repaired = entry.repaired(&repair.fixes, state.clock.now()).map_err(|still| repair.add(&still));
+    let fields = repaired.ok().filter(|_| repair.mistakes.is_empty());
+    let Some(fields) = fields else { return Err(refused(repair.mistakes)) };
     let text =
         |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
     let (nonce, organisation) = (text(&fields.nonce), text(&fields.organisation_id));
     let event = rejected::requeue(&state.redis, &state.shards, id, fields).await;
     let event = event.map_err(|error| ApiError::from_redis(REQUEUE, &error))?;
     let Some(event) = event else { return Err(unknown(REQUEUE)) };
-    let changed: Vec<&str> = fixes.iter().map(|(name, _)| *name).collect();
+    let changed: Vec<&str> = repair.fixes.iter().map(|(name, _)| *name).collect();
     let after = json!({ "eventId": event.stream_id().to_string(), "nonce": nonce, "repaired": changed });
     let caller = under(caller, OrganisationId::new(&organisation).ok());
     note(&state, &caller, REQUEUE, id, Some(summary(&entry)), Some(after)).await;
@@ -229,6 +235,8 @@ async fn find(
     found.map_err(|error| ApiError::from_redis(procedure, &error))?.ok_or_else(|| unknown(procedure))
 }
 
+const NO_ENTRY: &str = "no such entry";
+
 fn unknown(procedure: &'static str) -> ApiError {
-    ApiError::not_found(procedure, "path.id: no such entry")
+    ApiError::not_found(procedure, format!("path.id: {NO_ENTRY}"))
 }

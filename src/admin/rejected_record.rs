@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::body::Mistakes;
 use super::described::{ConfigIdText, EventTypeText, NonceText, OrganisationIdText, RejectReasonWord};
 use super::described::{RejectedIdText, Time};
-use crate::domain::event::EventFields;
+use crate::domain::event::{EventFields, Rejection};
 use crate::domain::rejected::{Fixes, RejectedEntry};
 
 /// Bytes of an entry's names and values that a list shows.
@@ -72,20 +72,31 @@ pub(super) struct RejectedField {
 }
 
 /// The body of a requeue.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
+#[allow(dead_code)] // Described here; [`Repair::parse`] reads the fields one by one, to tell every mistake.
 pub(super) struct RequeueBody {
     /// New values of fields of the producers' contract; `null` takes a field out. `data` may be an object or its
     /// text.
-    #[serde(default)]
-    #[schema(value_type = RepairFields, required = false)]
-    fields: BTreeMap<String, Box<RawValue>>,
+    #[schema(required = false)]
+    fields: RepairFields,
+}
+
+/// What a requeue asks for.
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    /// The new values, as far as they can be read.
+    pub(super) fixes: Fixes,
+    /// What cannot.
+    pub(super) mistakes: Mistakes,
+    /// The fields whose new values cannot: nothing more can be said of these.
+    wrong: Vec<&'static str>,
 }
 
 /// The fields that can be repaired, as the description shows them.
 #[derive(ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code)] // Never constructed: [`RequeueBody::parse`] reads them one by one, to tell every mistake.
+#[allow(dead_code)] // Never constructed.
 struct RepairFields {
     #[schema(value_type = Option<OrganisationIdText>)]
     organisation_id: Option<String>,
@@ -179,35 +190,59 @@ impl RejectedField {
     }
 }
 
-// === impl RequeueBody ===
+// === impl Repair ===
 
-impl RequeueBody {
+impl Repair {
     /// Reads a body; an empty one repairs nothing.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Fixes, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let body = if bytes.is_empty() { Ok(Self::default()) } else { serde_json::from_slice::<Self>(bytes) };
-        let Some(body) =
-            mistakes.keep("body", body.map_err(|error| format!("expected {{fields?}}: {error}")))
-        else {
-            return Err(mistakes);
-        };
-        let mut fixes = Fixes::new();
-        for (name, value) in &body.fields {
-            let path = format!("body.fields.{}", name.chars().take(64).collect::<String>());
-            let Some(known) = EventFields::NAMES.into_iter().find(|known| known == name) else {
-                mistakes.add(
-                    path,
-                    format_args!("not a field of events; they are {}", EventFields::NAMES.join(", ")),
-                );
-                continue;
-            };
-            if let Some(value) = mistakes.keep(path, fix(known, value.get())) {
-                fixes.push((known, value));
-            }
+    ///
+    /// # Errors
+    /// What keeps it from being an object with an object of fields. All else stands in `mistakes`.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Mistakes> {
+        let mut repair = Self::default();
+        if bytes.is_empty() {
+            return Ok(repair);
         }
-        if mistakes.is_empty() { Ok(fixes) } else { Err(mistakes) }
+        let mistakes = &mut repair.mistakes;
+        let body = serde_json::from_slice::<Fields>(bytes);
+        let body = mistakes.keep("body", body.map_err(|error| format!("expected {{fields?}}: {error}")));
+        for name in body.iter().flat_map(Fields::keys).filter(|name| *name != "fields") {
+            mistakes.add(format_args!("body.{name}"), "unknown; expected fields");
+        }
+        let fields = body.as_ref().and_then(|body| body.get("fields")).map_or(Ok(Fields::new()), |fields| {
+            let parsed = serde_json::from_str::<Fields>(fields.get());
+            parsed.map_err(|error| format!("expected an object of fields and their new values: {error}"))
+        });
+        let fields = mistakes.keep("body.fields", fields);
+        let (Some(_), Some(fields)) = (body, fields) else { return Err(repair.mistakes) };
+        for (name, value) in &fields {
+            repair.read(name, value.get());
+        }
+        Ok(repair)
+    }
+
+    fn read(&mut self, name: &str, json: &str) {
+        let path = format!("body.fields.{}", name.chars().take(64).collect::<String>());
+        let Some(known) = EventFields::NAMES.into_iter().find(|known| *known == name) else {
+            let names = EventFields::NAMES.join(", ");
+            self.mistakes.add(path, format_args!("not a field of events; they are {names}"));
+            return;
+        };
+        match self.mistakes.keep(path, fix(known, json)) {
+            Some(value) => self.fixes.push((known, value)),
+            None => self.wrong.push(known),
+        }
+    }
+
+    /// Adds what would still be wrong with the entry after the repair.
+    pub(super) fn add(&mut self, still: &[Rejection]) {
+        for one in still.iter().filter(|one| !self.wrong.contains(&one.field)) {
+            self.mistakes.add(format_args!("body.fields.{}", one.field), &one.problem);
+        }
     }
 }
+
+/// An object whose values keep their bytes.
+type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// The bytes of a new value; `data` given as an object keeps its bytes as they were sent.
 fn fix(name: &str, json: &str) -> Result<Option<Vec<u8>>, &'static str> {
@@ -266,16 +301,21 @@ mod tests {
             ("event", Some(b"a.b".to_vec())),
             ("nonce", None),
         ];
-        assert_eq!(RequeueBody::parse(good).unwrap(), wanted);
-        assert_eq!(RequeueBody::parse(b"").unwrap(), Fixes::new());
-        let bad = br#"{"fields":{"colour":"x","event":7,"data":[]}}"#;
-        let told = RequeueBody::parse(bad).unwrap_err().to_string();
-        for part in
-            ["body.fields.colour: not", "body.fields.event: expected a string", "body.fields.data: expected"]
-        {
+        let parsed = Repair::parse(good).unwrap();
+        assert!(parsed.fixes == wanted && parsed.mistakes.is_empty(), "{parsed:?}");
+        assert_eq!(Repair::parse(b"").unwrap().fixes, Fixes::new());
+        let bad = br#"{"fields":{"colour":"x","event":7,"data":[]},"field":{}}"#;
+        let told = Repair::parse(bad).unwrap().mistakes.to_string();
+        for part in [
+            "body.field: unknown",
+            "body.fields.colour: not",
+            "body.fields.event: expected a string",
+            "body.fields.data: expected",
+        ] {
             assert!(told.contains(part), "{told}");
         }
-        assert!(RequeueBody::parse(b"[").unwrap_err().to_string().starts_with("body: expected"));
-        assert!(RequeueBody::parse(br#"{"field":{}}"#).is_err());
+        assert!(Repair::parse(b"[").unwrap_err().to_string().starts_with("body: expected"));
+        let told = Repair::parse(br#"{"fields":[],"field":{}}"#).unwrap_err().to_string();
+        assert!(told.contains("body.field: ") && told.contains("body.fields: expected an object"), "{told}");
     }
 }

@@ -2,10 +2,11 @@
 //! the same table of commands that parses them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::{Shell, generate};
+use clap_mangen::Man;
 
 use super::error::CliError;
 use super::{Cli, Context};
@@ -34,7 +35,19 @@ pub(super) fn completions(args: CompletionsArgs, context: &mut Context) -> Resul
 pub(super) fn manual(args: ManualArgs, context: &mut Context) -> Result<(), CliError> {
     let failed = |error: io::Error| CliError::Failure(format!("{}: {error}", args.folder.display()));
     std::fs::create_dir_all(&args.folder).map_err(failed)?;
-    clap_mangen::generate_to(Cli::command(), &args.folder).map_err(failed)?;
-    let pages = std::fs::read_dir(&args.folder).map_err(failed)?.count();
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    let pages = write_pages(&program, &args.folder).map_err(failed)?;
     Ok(context.output.line(format_args!("{pages} pages in {}", args.folder.display()))?)
+}
+
+/// Writes the page of a command and those of its subcommands; gives their number.
+fn write_pages(command: &Command, folder: &Path) -> io::Result<usize> {
+    let usage = command.clone().render_usage().to_string();
+    let described = command.clone().override_usage(usage.trim_start_matches("Usage:").trim().to_owned());
+    let page = Man::new(described).source(format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION")));
+    // A date that is empty would be left out, and the version taken for it.
+    page.date(" ").manual("Postrider").generate_to(folder)?;
+    let subcommands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    subcommands.map(|command| write_pages(command, folder)).try_fold(1, |sum, pages| Ok(sum + pages?))
 }

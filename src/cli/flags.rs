@@ -79,12 +79,17 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().map(|(name, value)| (lossy(&name), lossy(&value))).collect()
 }
 
+/// Its default is a property of the machine, and manual pages are read on another than they were written on. What it
+/// is its reason says.
+const OF_THE_MACHINE: &str = "workers";
+
 fn flag(setting: &'static Setting) -> Arg {
     let default = match setting.default_text() {
-        text if text.is_empty() => "none".into(),
-        text => text,
+        _ if setting.name == OF_THE_MACHINE => String::new(),
+        text if text.is_empty() => " [default: none]".into(),
+        text => format!(" [default: {text}]"),
     };
-    let help = format!("{} [default: {default}] [env: {}]", setting.reason, setting.environment());
+    let help = format!("{}{default} [env: {}]", setting.reason, setting.environment());
     let arg = Arg::new(setting.name)
         .long(setting.name)
         .value_name(setting.unit)

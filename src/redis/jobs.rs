@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::connection::{During, Redis, RedisError, Result};
 use super::health::Ask;
 use super::keys::ShardKeys;
-use super::scripts::{LEASE_JOB, PUT_JOB};
+use super::scripts::{LEASE_JOB, PUT_JOB, WAIT_JOB};
 use crate::domain::clock::UnixMillis;
 use crate::domain::ids::{ConfigId, StreamId};
 use crate::domain::job::{Job, JobId, JobState, Progress};
@@ -234,6 +234,15 @@ pub async fn lease(
     let operation = "leasing a job";
     let answer = super::answer::int_of(operation, redis.ask(operation, &call).await?)?;
     Ok(Some(answer).filter(|end| *end > 0).map(JobLease))
+}
+
+/// Notes that a job has looked and has to wait. One shard is enough: the latest of all shards counts.
+///
+/// # Errors
+/// Redis's.
+pub async fn note_wait(redis: &Redis, shard: &ShardKeys, id: JobId) -> Result<()> {
+    let call = WAIT_JOB.call([&shard.job(id)], [&jobs_age()]);
+    redis.ask("noting that a job waits", &call).await.map(drop)
 }
 
 /// The job that the index names; its config's jobs are kept for [`JOBS_AGE`] from now on. `None` where this program

@@ -119,6 +119,8 @@ scripts! {
     PUT_JOB = "put_job" <2, 7>;
     /// Takes, renews or gives back the lease of a job.
     LEASE_JOB = "lease_job" <1, 3>;
+    /// Notes that a job has to wait.
+    WAIT_JOB = "wait_job" <1, 1>;
     /// Trims delivered events, and notes how far back the stream reaches.
     TRIM_EVENTS = "trim_events" <2, 2>;
     /// Removes deliveries whatever they wait for.

@@ -29,6 +29,8 @@ pub mod headers {
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
     };
 
+    use percent_encoding::percent_decode_str;
+
     use super::OtlpHeaders;
 
     /// The unit, for people.
@@ -59,8 +61,11 @@ pub mod headers {
             if TAKEN.contains(&name) {
                 return Err(format!("pair {number} sets {name}, which is set already"));
             }
-            let bytes = percent_decoded(value.trim())
-                .ok_or_else(|| format!("the value of pair {number} has a % that is no percent-encoding"))?;
+            let value = value.trim();
+            if !is_percent_encoded(value) {
+                return Err(format!("the value of pair {number} has a % that is no percent-encoding"));
+            }
+            let bytes: Vec<u8> = percent_decode_str(value).collect();
             let mut value = HeaderValue::from_bytes(&bytes)
                 .map_err(|_| format!("the value of pair {number} has a character that no header may have"))?;
             value.set_sensitive(true);
@@ -76,18 +81,11 @@ pub mod headers {
         if names.is_empty() { "none".into() } else { names.join(",") }
     }
 
-    /// The bytes that the text stands for; `None` where a `%` is not followed by two hexadecimal digits.
-    fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut rest = text.as_bytes().iter();
-        while let Some(byte) = rest.next() {
-            let mut digit = || rest.next().and_then(|byte| char::from(*byte).to_digit(16));
-            bytes.push(match byte {
-                b'%' => u8::try_from(digit()? * 16 + digit()?).ok()?,
-                byte => *byte,
-            });
-        }
-        Some(bytes)
+    /// Whether two hexadecimal digits follow each `%`; decoding would let others stand.
+    fn is_percent_encoded(text: &str) -> bool {
+        let digits =
+            |rest: &str| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit));
+        text.split('%').skip(1).all(digits)
     }
 }
 
@@ -120,7 +118,10 @@ mod tests {
             ("=hunter2", "the name of pair 1"),
             ("Bearer hunter2==", "the name of pair 1"),
             ("a=hunter2%2", "the value of pair 1 has a %"),
+            ("a=hunter2%", "the value of pair 1 has a %"),
+            ("a=hunter2%%41", "the value of pair 1 has a %"),
             ("a=hunter2%+1", "the value of pair 1 has a %"),
+            ("a=hunter2%4\u{661}", "the value of pair 1 has a %"),
             ("a=%0Ahunter2", "a character that no header may have"),
             ("Content-Type=hunter2", "pair 1 sets content-type"),
             (&long, "14002 bytes"),

@@ -197,10 +197,15 @@ impl Work {
         };
         self.lease = held;
         let step = self.step(&stored.job).await?;
-        if let Step::Ended(state, reason) = &step {
-            let ended = stored.job.ended(*state, self.parts.clock.now(), reason.clone());
-            // Where it was cancelled meanwhile, that stands.
-            jobs::end(&self.parts.redis, stored, &ended).await?;
+        let redis = &self.parts.redis;
+        match (&step, self.parts.shards.first()) {
+            (Step::Ended(state, reason), _) => {
+                let ended = stored.job.ended(*state, self.parts.clock.now(), reason.clone());
+                // Where it was cancelled meanwhile, that stands.
+                jobs::end(redis, stored, &ended).await?;
+            }
+            (Step::Wait, Some(shard)) => jobs::note_wait(redis, shard, stored.job.id).await?,
+            (Step::Wait | Step::More, _) => {}
         }
         Ok(Some(step))
     }

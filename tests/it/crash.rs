@@ -20,6 +20,17 @@ const DUPLICATES_MAX: usize = 5_000;
 const SOON: [&str; 2] = ["--retry-schedule", "200ms,500ms,1s"];
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// The log of a server that has ended, for a test that fails later.
+struct ToldOnFailure(String);
+
+impl Drop for ToldOnFailure {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the server that got SIGTERM:\n{}", self.0);
+        }
+    }
+}
+
 /// One config whose endpoint takes `delay` for each answer.
 fn stage(redis_url: &str, namespace: &str, delay: Duration) -> Stage {
     let stage = Stage::on(redis_url, namespace, &SOON);
@@ -77,7 +88,8 @@ fn after_sigterm_under_load_nothing_is_lost_and_nothing_is_sent_twice() {
     let space = TestSpace::new();
     let mut stage = stage(&space.url, &space.namespace, Duration::ZERO);
     reach_the_middle(&stage);
-    let status = stage.take_serve().terminate();
+    let (log, status) = stage.take_serve().terminate_and_read();
+    let _log = ToldOnFailure(log);
     assert!(status.success(), "{status}");
     assert_eq!(stage.pending(), 0, "a stopped replica owns nothing");
     let there = stage.arrivals.tally().nonces;

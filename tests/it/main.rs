@@ -5,6 +5,7 @@
 
 mod acl;
 mod admin_configs;
+mod all_mistakes;
 mod arrivals;
 mod attempt;
 mod audit;
@@ -43,6 +44,7 @@ mod log_tally;
 mod log_world;
 mod logs;
 mod lost_replies;
+mod manual;
 mod metrics;
 mod migrate;
 mod openapi;

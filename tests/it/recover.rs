@@ -144,6 +144,39 @@ fn a_cancelled_job_stops_and_what_is_left_stays_failed() {
 }
 
 #[test]
+fn a_job_of_a_paused_config_shows_that_it_looks_and_waits() {
+    let space = TestSpace::new();
+    let (stage, config, _) = sick_stage(&space, &[]);
+    fail_many(&stage, &config, 100);
+    let path = format!("/configs/{}/recover", config.id);
+    let job = stage.serve().post(&stage.token, &path, 202, &json!({"ratePerSecond": 1}));
+    let look = || {
+        let shown = stage.serve().get(&stage.token, &job_path(&config, &job, ""));
+        assert_eq!(shown["state"], "running", "{shown}");
+        (shown["moved"].as_u64().expect("a number"), shown["updatedAt"].as_str().expect("a time").to_owned())
+    };
+    wait_within(LIMIT, "a beginning", || look().0 > 0);
+    stage.serve().post(&stage.token, &format!("/configs/{}/pause", config.id), 200, &json!({}));
+    let mut last = look();
+    let mut steps = 0;
+    wait_within(LIMIT, "the job to look three times and move nothing", || {
+        let now = look();
+        if now.0 > last.0 {
+            steps = 0;
+        } else if now.1 > last.1 {
+            steps += 1;
+        }
+        last = now;
+        steps == 3
+    });
+    let failed = failed(&stage, &config);
+    stage.serve().post(&stage.token, &format!("/configs/{}/resume", config.id), 200, &json!({}));
+    wait_within(LIMIT, "it to go on", || look().0 > last.0);
+    stage.serve().post(&stage.token, &job_path(&config, &job, "/cancel"), 200, &json!({}));
+    assert_eq!(failed as u64 + last.0, 100, "what it had moved was told");
+}
+
+#[test]
 fn a_job_whose_replica_is_killed_is_finished_by_another_and_moves_nothing_twice() {
     let space = TestSpace::new();
     let (mut stage, config, healed) = sick_stage(&space, &[]);

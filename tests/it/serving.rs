@@ -110,21 +110,19 @@ impl Serve {
     }
 
     /// SIGTERM, and waits for its own end.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.terminate_and_read().1
+    }
+
+    /// SIGTERM, waits for its own end, and gives what it wrote to its log.
+    pub(crate) fn terminate_and_read(mut self) -> (String, ExitStatus) {
         signal(self.pid(), "TERM");
         let mut status = None;
         wait_within(Duration::from_secs(60), "postrider serve to end after SIGTERM", || {
             status = self.child.try_wait().expect("the child's state");
             status.is_some()
         });
-        status.expect("an exit status")
-    }
-
-    /// SIGTERM, waits for its own end, and gives what it wrote to its log.
-    pub(crate) fn terminate_and_read(mut self) -> (String, ExitStatus) {
-        let kept = std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a directory"));
-        let status = self.terminate();
-        (std::fs::read_to_string(kept.path().join("log")).expect("a log"), status)
+        (self.log_text(), status.expect("an exit status"))
     }
 
     /// What `/metrics` answers.
