@@ -101,6 +101,43 @@ fn a_failed_delivery_is_sent_again_and_a_delivered_one_too() {
 }
 
 #[test]
+fn a_walk_through_the_log_meets_what_was_retried_once() {
+    let stage = stage(&[]);
+    let (answer, behaviour) = answering(404);
+    let config = stage.config("/a", json!({}), behaviour);
+    let add = |count: usize| (0..count).for_each(|_| drop(stage.add(&[("data", "{}")])));
+    add(3);
+    let failed = stage.wait_logged(&config, "failed", 3);
+    answer.store(200, Ordering::Relaxed);
+    add(2);
+    stage.wait_logged(&config, "delivered", 2);
+    assert_eq!(stage.retry(&failed[1]["deliveryId"]).0, 202);
+    stage.wait_logged(&config, "delivered", 3);
+    add(2);
+    stage.wait_logged(&config, "delivered", 5);
+    let page = |query: &str| {
+        let (status, page) =
+            stage.serve().request(Method::GET, &stage.token, &format!("/logs?{query}"), None);
+        assert_eq!(status, 200, "{page}");
+        let ids = page["edges"].as_array().unwrap().iter().map(|edge| edge["deliveryId"].clone());
+        (ids.collect::<Vec<Value>>(), page)
+    };
+    let (all, whole) = page("limit=100");
+    let times = |id: &Value| all.iter().filter(|one| *one == id).count();
+    assert_eq!(failed.iter().map(|one| times(&one["deliveryId"])).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(whole["totalCount"], all.len());
+    let (mut walked, mut next) = (Vec::new(), String::new());
+    loop {
+        let (ids, one) = page(&format!("limit=1{next}"));
+        walked.extend(ids);
+        assert_eq!(one["totalCount"], all.len());
+        let Some(cursor) = one["nextCursor"].as_str() else { break };
+        next = format!("&cursor={cursor}");
+    }
+    assert_eq!(walked, all);
+}
+
+#[test]
 fn after_a_success_the_automatic_retries_begin_anew_and_after_the_last_one_they_do_not() {
     let stage = stage(&["--retry-schedule", "100ms", "--breaker-failures", "0"]);
     let (answer, behaviour) = answering(200);

@@ -383,3 +383,25 @@ async fn a_batch_is_judged_one_by_one_and_its_sizes_are_sums() {
     let Applied::Now(score) = settled.applied[0] else { panic!("it was applied") };
     assert_eq!(waiting, [(ids[0], score)]);
 }
+
+#[tokio::test]
+async fn a_failure_has_the_time_of_its_page_also_where_the_clock_was_set_back() {
+    let mut walk = Walk::new().await;
+    let (one, event) = (config(1), walk.read_event(7, CONSUMER).await);
+    // The newest page is of the future, so the next one follows it there.
+    let ahead = walk.now() + 3_600_000;
+    let log = walk.keys.log(one);
+    let _: String = walk.raw.xadd(&log, format!("{ahead}-0"), &[("p", "a page")]).unwrap();
+    let fate = Fate {
+        id: event.delivery(one.sequence()),
+        proof: Walk::pending(event),
+        step: fail(one, SMALL, true),
+    };
+    let settled = walk.settle_all(one, &[fate], Some(&page(event, None))).await;
+    assert_eq!(settled.applied, [Applied::Now(Claim(ahead))]);
+    assert_eq!(walk.failed_at(one, event), ahead);
+    let newest: Vec<(String, Vec<Vec<u8>>)> =
+        redis::cmd("XREVRANGE").arg(&log).arg("+").arg(format!("({ahead}-0")).query(&mut walk.raw).unwrap();
+    assert_eq!(newest.len(), 1);
+    assert!(newest[0].0.starts_with(&format!("{ahead}-")), "{}", newest[0].0);
+}

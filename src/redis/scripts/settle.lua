@@ -27,7 +27,8 @@
 -- row that ended it before is not its state any more.
 --
 -- Returns a flat array: per delivery a status and a score, then the failed set's size and bytes.
---   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time)
+--   status 1: applied; the score is its new score in the queue or the failed set (for 'd' the time). In the failed set
+--   it is the time of the page's id, not of the call: readers take what failed before the oldest page for without a row
 --   status 2: proof 'p', and its fate is durable already: a second application, or the record of an earlier owner;
 --   the score is its score in the queue, 0 where it is not there
 --   status 3: not applied, the queue is full
@@ -40,6 +41,7 @@
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local events, queue, due, failed, size = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local failed_at = now
 
 -- What a record weighs: its own bytes, and those of a body that lies apart (flag in byte 4, length at the end).
 local function weight(record)
@@ -158,7 +160,8 @@ local function settle(at, key, body_key)
   local score = now
   if action == 'f' then
     redis.call('ZREM', queue, id)
-    redis.call('ZADD', failed, now, id)
+    score = failed_at
+    redis.call('ZADD', failed, score, id)
     redis.call('HINCRBY', size, 'failedBytes', new_weight)
     if proof == 'c' then redis.call('HINCRBY', size, 'queueBytes', 0 - old_weight) end
   else
@@ -176,7 +179,8 @@ end
 
 if ARGV[3] ~= '' then
   if ARGV[4] ~= '' then redis.call('XADD', KEYS[7], '*', 'p', ARGV[4]) end
-  redis.call('XADD', KEYS[6], '*', 'p', ARGV[3])
+  -- Later than the call began, or than the clock says after it was set back.
+  failed_at = tonumber(string.match(redis.call('XADD', KEYS[6], '*', 'p', ARGV[3]), '^%d+'))
 end
 local answer = {}
 local count = (#KEYS - 7) / 2
