@@ -219,8 +219,9 @@ impl Rotation {
                 return Err(mistakes);
             }
         };
-        for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+        for (name, value) in fields {
             match name.as_str() {
+                "secret" | "overlapSeconds" if value.is_null() => {}
                 "secret" => rotation.secret = mistakes.keep("body.secret", secret(&value)),
                 "overlapSeconds" => {
                     let seconds = whole_number(&value).filter(|seconds| *seconds <= OVERLAP_MAX.as_secs());
@@ -256,7 +257,7 @@ mod tests {
         assert_eq!(["", " ", "{}", r#"{"overlapSeconds": null}"#].map(seconds), [86_400; 4]);
         assert_eq!(seconds(r#"{"overlapSeconds": 0, "secret": "x"}"#), 0);
         assert_eq!(
-            parse(r#"{"overlapSeconds": 2592001, "secret": "whsec_****abcd", "overlap": 0}"#).unwrap_err(),
+            parse(r#"{"overlapSeconds": 2592001, "secret": "whsec_****abcd", "overlap": null}"#).unwrap_err(),
             "body.overlap: unknown; expected secret, overlapSeconds; \
              body.overlapSeconds: expected an integer from 0 to 2592000; \
              body.secret: a masked secret; send a new one or leave it out"

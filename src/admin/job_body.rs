@@ -137,7 +137,7 @@ impl JobRequest {
         let Some(fields) = mistakes.keep("body", parsed) else { return Err(mistakes) };
         let mut request =
             Self { since: None, until: None, event: None, dry_run: false, rate_per_second: RATE_DEFAULT };
-        for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+        for (name, value) in fields {
             let shown: String = name.chars().take(64).collect();
             if let Err(expected) = request.set(&name, &value) {
                 mistakes.add(format_args!("body.{shown}"), expected);
@@ -159,6 +159,7 @@ impl JobRequest {
                 .ok_or("expected an ISO-8601 time with its zone, as in 2026-05-01T09:00:00.000Z")
         };
         match name {
+            "since" | "until" | "event" | "dryRun" | "ratePerSecond" if value.is_null() => {}
             "since" => self.since = Some(time()?),
             "until" => self.until = Some(time()?),
             "event" => {
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named_at_once() {
-        let text = r#"{"since":"yesterday","until":5,"event":"No Type","dryRun":"yes","ratePerSecond":0,"untill":1}"#;
+        let text = r#"{"since":"yesterday","until":5,"event":"No Type","dryRun":"yes","ratePerSecond":0,"untill":null}"#;
         let told = JobRequest::parse(text.as_bytes()).unwrap_err().to_string();
         for name in ["since", "until", "event", "dryRun", "ratePerSecond", "untill"] {
             assert!(told.contains(&format!("body.{name}: ")), "{name}: {told}");

@@ -104,9 +104,11 @@ struct ErrorAnswer {
     name: &'static str,
     when: &'static str,
     retry_after: bool,
+    /// Whether it has the error envelope: who cannot be told what they asked for gets no body.
+    body: bool,
 }
 
-const ERRORS: [ErrorAnswer; 11] = [
+const ERRORS: [ErrorAnswer; 12] = [
     error(
         "400",
         "BadRequest",
@@ -128,6 +130,14 @@ const ERRORS: [ErrorAnswer; 11] = [
             "429",
             "TooManyRequests",
             "The token's limit of requests is used up, or too many bad tokens came from this address.",
+        )
+    },
+    ErrorAnswer {
+        body: false,
+        ..error(
+            "431",
+            "HeadTooLarge",
+            "The request's line and headers are too long, or these are too many. No body.",
         )
     },
     error("500", "InternalServerError", "A fault of Postrider's; details are in its log only."),
@@ -173,7 +183,7 @@ pub(super) async fn get_openapi() -> Response {
 }
 
 const fn error(status: &'static str, name: &'static str, when: &'static str) -> ErrorAnswer {
-    ErrorAnswer { status, name, when, retry_after: false }
+    ErrorAnswer { status, name, when, retry_after: false, body: true }
 }
 
 // === impl Common ===
@@ -235,7 +245,7 @@ fn complete(operation: &mut Operation) {
             "404" => in_path || names_config || body,
             "409" => in_path || body,
             "408" | "413" => body,
-            "503" => true,
+            "431" | "503" => true,
             _ => !open,
         };
         if comes {
@@ -263,7 +273,10 @@ fn optional_body(body: &mut RequestBody) {
 impl ErrorAnswer {
     fn component(&self) -> RefOr<utoipa::openapi::Response> {
         let content = ContentBuilder::new().schema(Some(error_schema())).build();
-        let mut response = ResponseBuilder::new().description(self.when).content("application/json", content);
+        let mut response = ResponseBuilder::new().description(self.when);
+        if self.body {
+            response = response.content("application/json", content);
+        }
         if self.retry_after {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
             let header = HeaderBuilder::new()

@@ -25,8 +25,10 @@ const ALWAYS: [(HeaderName, &str); 5] = [
 ];
 /// A year, as is common; without subdomains, which are not ours to speak for.
 const HSTS: &str = "max-age=31536000";
-/// What a page may send and read beyond what every page may.
-const REQUEST_HEADERS: &str = "authorization, content-type, x-api-token, x-api-domain, x-organisation-id";
+/// What a page may send and read beyond what every page may. With `last-event-id` it goes on with the live tail: the
+/// browser's own `EventSource` cannot send a token.
+const REQUEST_HEADERS: &str =
+    "authorization, content-type, last-event-id, x-api-token, x-api-domain, x-organisation-id";
 const ANSWER_HEADERS: &str = "retry-after, x-postrider-ignored";
 const METHODS: &str = "GET, PUT, POST, DELETE";
 /// How long a browser may remember what it was told, in seconds: as long as any browser does.

@@ -109,6 +109,9 @@ fn every_operation_says_who_may_call_and_what_can_go_wrong() {
         assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name}: its id is taken");
         assert!(operation["summary"].is_string(), "{name} has no summary");
         assert!(tags.contains(operation["tags"][0].as_str().unwrap()), "{name}: {}", operation["tags"]);
+        // Nobody has looked at the token yet, nor at the route.
+        let head = resolve(&document, &operation["responses"]["431"]);
+        assert!(head["description"].is_string() && head.get("content").is_none(), "{name} 431");
         if operation["operationId"] == "getOpenApi" {
             continue;
         }

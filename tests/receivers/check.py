@@ -199,6 +199,14 @@ class Bench:
         self.was_processed(nonce, times=2)
         self.was_processed(twice)
 
+    def lost_answer(self):
+        """Redis moved the body, and the worker never learned it: the event is processed all the same."""
+        nonce = f"{self.name}-lost-answer"
+        self.proxy.lose(nonce)
+        self.publish("lost-answer")
+        self.expect(self.proxy.lost.wait(30), "the body was never taken from the queue")
+        self.was_processed(nonce)
+
     def without_redis(self):
         self.proxy.down()
         nonce = self.publish("without-redis")
@@ -214,7 +222,7 @@ class Bench:
         self.start("first")
         self.configure("first")
         cases = (self.good, self.tampered, self.wrong_secret, self.malformed, self.rotation, self.duplicate, self.crash,
-                 self.without_redis)
+                 self.lost_answer, self.without_redis)
         for case in cases:
             try:
                 case()

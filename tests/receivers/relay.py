@@ -69,11 +69,13 @@ def post(port, body, headers):
 
 class RedisProxy:
     """Passes bytes on to Redis. `hold(nonce)` stops the write of that nonce on its way: from then on, nothing that its
-    connection sends arrives. `down()` breaks every connection and refuses new ones until `up()`."""
+    connection sends arrives. `lose(nonce)` breaks the connection on which the next answer with that nonce comes, and
+    the answer is lost. `down()` breaks every connection and refuses new ones until `up()`."""
 
     def __init__(self, redis_port):
         self.redis_port = redis_port
-        self.held = threading.Event()
+        self.held, self.lost = threading.Event(), threading.Event()
+        self.unwanted = None
         self.pattern, self.is_up, self.pairs = None, True, set()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -85,6 +87,10 @@ class RedisProxy:
 
     def let_go(self):
         self.pattern = None
+
+    def lose(self, nonce):
+        self.lost.clear()
+        self.unwanted = f'"{nonce}"'.encode()
 
     def down(self):
         self.is_up = False
@@ -103,7 +109,19 @@ class RedisProxy:
             server = socket.create_connection(("127.0.0.1", self.redis_port))
             self.pairs.add((client, server))
             threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
-            threading.Thread(target=pump, args=(server, client), daemon=True).start()
+            threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
+
+    def _answers(self, server, client):
+        try:
+            while chunk := server.recv(1 << 16):
+                if self.unwanted and self.unwanted in chunk:
+                    self.unwanted = None
+                    self.lost.set()
+                    break
+                client.sendall(chunk)
+        except OSError:
+            pass
+        close(server, client)
 
     def _requests(self, client, server):
         stopped = False
@@ -118,15 +136,6 @@ class RedisProxy:
             pass
         close(client, server)
         self.pairs.discard((client, server))
-
-
-def pump(source, target):
-    try:
-        while chunk := source.recv(1 << 16):
-            target.sendall(chunk)
-    except OSError:
-        pass
-    close(source, target)
 
 
 def close(*sockets):

@@ -150,6 +150,8 @@ func main() {
 		log.Fatalf("REDIS_URL: %v", err)
 	}
 	options.ContextTimeoutEnabled = true
+	// No command is sent again by itself: a second BLMOVE would leave behind what the first one moved.
+	options.MaxRetries = -1
 	r := &receiver{secret: []byte(secret), redis: redis.NewClient(options)}
 	go func() {
 		for {

@@ -10,9 +10,10 @@ if (!WEBHOOK_SECRET) throw new Error("WEBHOOK_SECRET is not set");
 const SEEN_SECONDS = 24 * 60 * 60;
 const QUEUE_MAX = 10_000;
 
+// No command is sent again by itself: a second BLMOVE would leave behind what the first one moved.
 // A request must be answered soon, so its commands fail soon; the worker has a connection of its own to wait on.
 const redis = new Redis(REDIS_URL, { maxRetriesPerRequest: 0, commandTimeout: 2_000 });
-const worker = new Redis(REDIS_URL);
+const worker = new Redis(REDIS_URL, { maxRetriesPerRequest: 0 });
 for (const client of [redis, worker]) client.on("error", (error) => console.error(`redis: ${error.message}`));
 
 function isGenuine(body, headers) {
