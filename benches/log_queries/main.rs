@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 500)]
     older_failed: u32,
     /// How often each query is asked.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1_000)]
     samples: u32,
     /// Events of each drain; 0 leaves the deliveries out.
     #[arg(long, default_value_t = 100_000)]
