@@ -19,6 +19,8 @@ mod admin;
 mod figures;
 mod judge;
 mod ledger;
+#[path = "../it/ports.rs"]
+mod ports;
 mod process;
 mod proxy;
 mod publisher;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::ports::free_port;
+
 /// Starts the program, says its process id, and ends it when stdin does. SIGXFSZ is ignored, so that a limit on
 /// the size of files is an error of the write, as a full disk is.
 const GUARD: &str = r#"trap "" INT XFSZ; log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & pid=$!; echo "$pid"
@@ -62,21 +64,6 @@ pub(crate) fn wait(limit: Duration, what: &str, mut condition: impl FnMut() -> b
 #[allow(clippy::disallowed_methods)] // A scenario's thread may block.
 pub(crate) fn pass(time: Duration) {
     std::thread::sleep(time);
-}
-
-/// A loopback port that is free now, and that no other scenario of this process was given.
-pub(crate) fn free_port() -> u16 {
-    use std::sync::Mutex;
-    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    loop {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let mut given = GIVEN.lock().expect("ports");
-        if !given.contains(&port) {
-            given.push(port);
-            return port;
-        }
-    }
 }
 
 // === impl Guarded ===

@@ -51,6 +51,7 @@ mod openapi;
 mod openapi_changes;
 mod ops;
 mod paging;
+mod ports;
 mod proxy;
 mod publish;
 mod purge;

@@ -1,6 +1,7 @@
 //! What the tests share: a real Redis per test binary (or a private one per test), a namespace per test, and
 //! waiting for a condition instead of sleeping for luck.
 
+pub(crate) use crate::ports::free_port;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -110,12 +111,6 @@ pub fn kill_nine(pid: u32) {
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
     assert!(status.success(), "kill -{name} {pid}");
-}
-
-/// A loopback port that is free now.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// The server that all tests of this binary share, each in its own namespace.
