@@ -70,6 +70,15 @@ def body_is_good(body):
     return True
 
 
+def mend_config(config):
+    """Takes out of a config what `body_is_good` refuses: PEM that is none, and masks of what is not stored."""
+    if isinstance(config.get("clientCertificate"), dict):
+        del config["clientCertificate"]
+    for name in ("secret", "headers"):
+        if "****" in str(config.get(name)):
+            del config[name]
+
+
 @schemathesis.hook
 def filter_case(context, case):
     """Leaves out what is refused for a reason that no schema can give."""
@@ -170,6 +179,10 @@ def before_call(context, case, kwargs):
             kept = {name: value for name, value in fields.items() if value is not None}
             case.body = {"fields": {**kept, "data": {}}}
             case.media_type = case.media_type or "application/json"
+        if operation == "updateWebhookConfigs":
+            # Some phases ask for what `filter_case` leaves out.
+            for config in configs_of(body):
+                mend_config(config)
         if operation in ("recoverWebhookConfig", "replayWebhookConfig") and isinstance(body, dict):
             # No schema compares two fields.
             since, until = body.get("since"), body.get("until")
