@@ -10,6 +10,7 @@ use super::connection::{During, Result};
 use super::delivery_read::{self, LogSource, in_slices};
 use super::log_read;
 use crate::domain::clock::UnixMillis;
+use crate::domain::codec::Malformed;
 use crate::domain::delivery::{DeliveryRecord, RecordHead};
 use crate::domain::ids::DeliveryId;
 use crate::domain::log_merge::{DeliveryState, LogFilter};
@@ -94,9 +95,7 @@ impl ScoreRange<'_> {
         for (member, score) in reply {
             let id = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<DeliveryId>().ok());
             match id.filter(|id| id.event().shard() == self.source.keys.shard) {
-                // Milliseconds, far below 2^53.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                Some(id) => members.ids.push((UnixMillis(score as u64), id)),
+                Some(id) => members.ids.push((log_read::time_of_score(score), id)),
                 None => *unreadable += 1,
             }
         }
@@ -279,13 +278,17 @@ impl FailedFound {
         let wanted = places_of(sources, members);
         let heads = delivery_read::record_heads(connection, &wanted).await?;
         for ((_, id), head) in wanted.into_iter().zip(heads) {
-            match head {
-                Ok(Some(head)) => drop(self.heads.insert(id, head)),
-                Ok(None) => {}
-                Err(_) => self.unreadable += 1,
+            if let Some(head) = self.readable(head) {
+                self.heads.insert(id, head);
             }
         }
         Ok(())
+    }
+
+    /// What was read; what cannot be understood is counted.
+    fn readable<T>(&mut self, read: std::result::Result<Option<T>, Malformed>) -> Option<T> {
+        self.unreadable += usize::from(read.is_err());
+        read.ok().flatten()
     }
 
     /// The records of the page's members, and their heads.
@@ -299,13 +302,9 @@ impl FailedFound {
         let read = delivery_read::records(connection, &wanted).await?;
         let mut records = HashMap::with_capacity(wanted.len());
         for ((_, id), record) in wanted.into_iter().zip(read) {
-            match record {
-                Ok(Some(record)) => {
-                    self.heads.insert(id, record.head());
-                    records.insert(id, record);
-                }
-                Ok(None) => {}
-                Err(_) => self.unreadable += 1,
+            if let Some(record) = self.readable(record) {
+                self.heads.insert(id, record.head());
+                records.insert(id, record);
             }
         }
         self.records = Some(records);

@@ -278,9 +278,24 @@ pub(super) fn oldest_command(source: &LogSource<'_>) -> redis::Cmd {
 /// The score of the only member in the answer to `ZRANGE ... WITHSCORES`, a time.
 fn scored_time(reply: Value) -> std::result::Result<Option<UnixMillis>, redis::RedisError> {
     let members: Vec<(Vec<u8>, f64)> = redis::from_redis_value(reply)?;
-    // Milliseconds, far below 2^53.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Ok(members.first().map(|(_, score)| UnixMillis(*score as u64)))
+    Ok(members.first().map(|(_, score)| time_of_score(*score)))
+}
+
+/// A score that is a time.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Milliseconds, far below 2^53.
+pub(super) const fn time_of_score(score: f64) -> UnixMillis {
+    UnixMillis(score as u64)
+}
+
+/// Redis's `TIME`.
+///
+/// # Errors
+/// Redis's.
+pub(super) async fn redis_time(
+    connection: &mut MultiplexedConnection,
+    operation: &'static str,
+) -> Result<UnixMillis> {
+    time_of_reply(redis::cmd("TIME").query_async(connection).await.during(operation)?).during(operation)
 }
 
 /// The answer to `TIME`.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Semaphore;
 
-use super::connection::{Cause, During, Redis, RedisError, Result};
+use super::connection::{Cause, Redis, RedisError, Result};
 use super::delivery_read::{self, LogSource};
 use super::keys::ShardKeys;
 use super::log_count::Which;
@@ -148,7 +148,7 @@ pub async fn find_deliveries(
             let which = if status.is_some() { Which::Delivered } else { Which::All };
             return asked.newest(&mut connection, which).await;
         }
-        None => written_until(redis_time(&mut connection).await?),
+        None => written_until(log_read::redis_time(&mut connection, "reading the log").await?),
     };
     match (query.cursor.map(|cursor| cursor.place), status) {
         (Some(Place::Rows(position, id)), _) => {
@@ -162,13 +162,6 @@ pub async fn find_deliveries(
             asked.first_page(&mut connection, as_of, heads).await
         }
     }
-}
-
-/// Redis's `TIME`.
-async fn redis_time(connection: &mut MultiplexedConnection) -> Result<UnixMillis> {
-    let operation = "reading the log";
-    log_read::time_of_reply(redis::cmd("TIME").query_async(connection).await.during(operation)?)
-        .during(operation)
 }
 
 /// Rows of this millisecond and before are all written, when it is `now`: what a walk that begins now is about.

@@ -133,12 +133,7 @@ impl LogTail {
         let (ms, after) = match start {
             TailStart::Since(since) => (since.0, None),
             TailStart::After(place) => (place.page.ms, Some(place)),
-            TailStart::Now => {
-                let command = redis::cmd("TIME");
-                let (seconds, micros): (u64, u64) =
-                    command.query_async(&mut connection).await.during("following logs")?;
-                (seconds * 1_000 + micros / 1_000, None)
-            }
+            TailStart::Now => (log_read::redis_time(&mut connection, "following logs").await?.0, None),
         };
         // The greatest id of the millisecond before: Redis reads what lies behind it.
         let start = StreamId { ms: ms.saturating_sub(1), seq: u64::MAX };

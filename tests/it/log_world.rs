@@ -180,10 +180,14 @@ impl World {
     }
 
     pub async fn ids(&self, query: &str) -> Vec<String> {
-        let body = self.get(query).await;
-        let edges = body["edges"].as_array().unwrap();
-        edges.iter().map(|edge| edge["deliveryId"].as_str().unwrap().to_owned()).collect()
+        ids_of(&self.get(query).await)
     }
+}
+
+/// The deliveries of a page, in its order.
+pub fn ids_of(page: &Value) -> Vec<String> {
+    let edges = page["edges"].as_array().unwrap();
+    edges.iter().map(|edge| edge["deliveryId"].as_str().unwrap().to_owned()).collect()
 }
 
 pub fn delivery_in(shard: u16, config: ConfigId, number: u64) -> DeliveryId {

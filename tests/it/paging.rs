@@ -9,15 +9,14 @@ use postrider::domain::log::{LogRow, Status};
 use redis::Commands;
 use serde_json::{Value, json};
 
-use crate::log_world::{T0, World, delivery, delivery_in, failed, one_of_each, row, texts, waiting};
+use crate::log_world::{T0, World, delivery, delivery_in, failed, ids_of, one_of_each, row, texts, waiting};
 
 /// Follows `nextCursor` from the first page to the last; `between` is called before each later page.
 async fn walk(world: &mut World, query: &str, mut between: impl AsyncFnMut(&mut World)) -> Vec<String> {
     let (mut ids, mut next, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let body = world.get(&format!("?{query}{next}")).await;
-        let edges = body["edges"].as_array().unwrap();
-        ids.extend(edges.iter().map(|edge| edge["deliveryId"].as_str().unwrap().to_owned()));
+        ids.extend(ids_of(&body));
         let Some(cursor) = body["nextCursor"].as_str() else { return ids };
         next = format!("&cursor={cursor}");
         pages += 1;
@@ -26,7 +25,7 @@ async fn walk(world: &mut World, query: &str, mut between: impl AsyncFnMut(&mut 
     }
 }
 
-async fn quietly(world: &mut World, query: &str) -> Vec<String> {
+pub async fn quietly(world: &mut World, query: &str) -> Vec<String> {
     walk(world, query, async |_: &mut World| {}).await
 }
 
